@@ -1,0 +1,1 @@
+"""Draw cases, run candidates, judge them; importing this package imports nothing heavy."""

@@ -1,0 +1,1 @@
+"""Show records and decide on them; reads records only, and runs without torch."""
