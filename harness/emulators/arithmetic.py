@@ -1,0 +1,222 @@
+"""The arithmetic of one recipe: matrix products, sums, functions and stores that round as the recipe says.
+
+An emulator is written with these operations alone. All of them are differentiable, and their backward passes round
+too: the gradient of a matrix product is two more products with rounded operands, the gradient of a broadcast is a
+rounded sum, the gradient of a stored intermediate is stored. Point names of backward passes end in ``.grad``.
+
+Every tensor is float64, its first axis the sample axis of ``Rounding.samples`` executions; inputs that all samples
+share are expanded along it, and matrix products use that to compute once what is shared.
+
+The noise of an accumulated sum of ``n`` terms in any order is modelled by its partial sums: they walk at random for
+terms of mixed sign and grow linearly for terms of one sign, so that
+``gauge^2 = n/2 * sum(term^2) + n/3 * (sum term)^2`` (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from harness.emulators.rounding import Rounding, unit
+from optimized.candidate import Recipe
+
+__all__ = ["Arithmetic", "shared"]
+
+
+def shared(value: Tensor) -> Tensor:
+    """Returns one sample of a tensor that all samples share (stride 0 on the sample axis), else the tensor."""
+    return value[:1] if value.dim() and value.stride(0) == 0 else value
+
+
+class _Point(torch.autograd.Function):
+    """A value that is changed on its way forward, and its gradient on its way back."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        value: Tensor,
+        forward: Callable[[Tensor], Tensor],
+        backward: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        ctx.change = backward  # type: ignore[attr-defined]  # autograd contexts take any attribute
+        return forward(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.change(grads[0]), None, None  # type: ignore[attr-defined]  # set in forward
+
+
+class _Product(torch.autograd.Function):
+    """A matrix product with rounded operands and a rounded accumulator, and its two gradients likewise."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, left: Tensor, right: Tensor, arithmetic: "Arithmetic", point: str
+    ) -> Tensor:
+        left_operand = arithmetic.round_operand(f"{point}.left", left)
+        right_operand = arithmetic.round_operand(f"{point}.right", right)
+        ctx.save_for_backward(left_operand, right_operand)
+        ctx.arithmetic, ctx.point = arithmetic, point  # type: ignore[attr-defined]  # contexts take any attribute
+        return arithmetic.round_intermediate(point, arithmetic.product(point, left_operand, right_operand))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors  # type: ignore[attr-defined]  # torch's own attribute
+        arithmetic, point = ctx.arithmetic, ctx.point  # type: ignore[attr-defined]  # set in forward
+        grad = arithmetic.round_operand(f"{point}.grad", grads[0])
+        needs_left, needs_right = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]  # torch's own attribute
+        grad_left = grad_right = None
+        if needs_left:
+            grad_left = arithmetic.all_samples(arithmetic.product(f"{point}.left.grad", grad, right.transpose(-1, -2)))
+        if needs_right:
+            grad_right = arithmetic.all_samples(arithmetic.product(f"{point}.right.grad", left.transpose(-1, -2), grad))
+        return grad_left, grad_right, None, None
+
+
+class Arithmetic:
+    """Operations that round as a recipe allows.
+
+    Args:
+        recipe: the formats.
+        rounding: what happens at each point.
+        tile: length of the pieces in which a kernel goes through keys, tokens or chunks; one of the free orders.
+    """
+
+    def __init__(self, recipe: Recipe, rounding: Rounding, *, tile: int = 64) -> None:
+        self.recipe = recipe
+        self.rounding = rounding
+        self.tile = tile
+        self.samples = rounding.samples
+        self.intermediates = recipe.intermediates or recipe.accumulator
+        self.weights_format = recipe.weights or recipe.operand
+        self.exp_error = recipe.exp_error if recipe.exp_error is not None else 4 * unit(recipe.accumulator)
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether every intermediate is stored in a format narrower than the accumulator."""
+        return self.intermediates != self.recipe.accumulator
+
+    # -- plain values: used inside hand-written backward passes ----------------------------------------------------
+
+    def round_operand(self, point: str, value: Tensor) -> Tensor:
+        """Returns the value as an operand of a matrix product; a number of the operand's format stays as it is."""
+        if self.recipe.operand == self.recipe.accumulator and not self.is_eager:
+            return value  # it was rounded when it was computed
+        return self.rounding.round(point, shared(value), self.recipe.operand, keeps_exact=True)
+
+    def round_intermediate(self, point: str, value: Tensor) -> Tensor:
+        """Returns the value as an intermediate; accumulated sums are in the accumulator's format already."""
+        if not self.is_eager:
+            return self.all_samples(value)
+        return self.rounding.round(f"{point}.stored", shared(value), self.intermediates, keeps_exact=False)
+
+    def round_storage(self, point: str, value: Tensor) -> Tensor:
+        """Returns the value as it is stored between kernels."""
+        return self.rounding.round(point, shared(value), self.recipe.storage, keeps_exact=False)
+
+    def product(self, point: str, left: Tensor, right: Tensor) -> Tensor:
+        """Returns ``left @ right`` as the accumulator gives it; the operands are not rounded."""
+        left, right = shared(left), shared(right)
+        terms = left.shape[-1]
+        value = left @ right
+
+        def gauge() -> Tensor:
+            # One sample is enough for a scale, and the squared product is what costs.
+            squares = (left[:1] * left[:1]) @ (right[:1] * right[:1])
+            return (value * value).mul_(terms / 3).add_(squares, alpha=terms / 2).sqrt_()
+
+        return self.rounding.accumulate(point, value, gauge, self.recipe.accumulator)
+
+    def total(self, point: str, value: Tensor, dim: int | Sequence[int], *, keepdim: bool = False) -> Tensor:
+        """Returns the sum over ``dim`` as the accumulator gives it."""
+        value = shared(value)
+        dims = [dim] if isinstance(dim, int) else list(dim)
+        terms = math.prod(value.shape[axis] for axis in dims)
+        result = value.sum(dims, keepdim=keepdim)
+
+        def gauge() -> Tensor:
+            squares = (value * value).sum(dims, keepdim=keepdim)
+            return (result * result).mul_(terms / 3).add_(squares, alpha=terms / 2).sqrt_()
+
+        return self.rounding.accumulate(point, result, gauge, self.recipe.accumulator)
+
+    # -- differentiable operations: what emulators are written with ------------------------------------------------
+
+    def matmul(self, point: str, left: Tensor, right: Tensor) -> Tensor:
+        """Returns ``left @ right`` with rounded operands and accumulator; both gradients are products likewise."""
+        return _Product.apply(left, right, self, point)  # type: ignore[no-any-return,no-untyped-call]  # autograd.Function is untyped
+
+    def sum(self, point: str, value: Tensor, dim: int | Sequence[int], *, keepdim: bool = False) -> Tensor:
+        """Returns the accumulated sum over ``dim``; its gradient is copied."""
+        shape = value.shape
+        dims = [dim % value.dim()] if isinstance(dim, int) else [axis % value.dim() for axis in dim]
+
+        def forward(x: Tensor) -> Tensor:
+            return self.round_intermediate(point, self.total(point, x, dims, keepdim=keepdim))
+
+        def backward(grad: Tensor) -> Tensor:
+            if not keepdim:
+                for axis in sorted(dims):
+                    grad = grad.unsqueeze(axis)
+            return grad.expand(shape)
+
+        return self._point(value, forward, backward)
+
+    def spread(self, point: str, value: Tensor, shape: Sequence[int]) -> Tensor:
+        """Returns the value expanded to ``shape`` (sample axis included); its gradient is an accumulated sum."""
+        dims = [axis for axis in range(1, len(shape)) if value.shape[axis] == 1 and shape[axis] != 1]
+
+        def backward(grad: Tensor) -> Tensor:
+            return self.total(f"{point}.grad", grad, dims, keepdim=True) if dims else grad
+
+        return self._point(value, lambda x: x.expand(*shape), backward)
+
+    def keep(self, point: str, value: Tensor) -> Tensor:
+        """Returns an intermediate result: rounded to the recipe's intermediates, its gradient too."""
+        return self._rounded(point, value, self.intermediates)
+
+    def wide(self, point: str, value: Tensor) -> Tensor:
+        """Returns a result that stays in the accumulator's format whatever the intermediates are."""
+        return self._rounded(point, value, self.recipe.accumulator)
+
+    def store(self, point: str, value: Tensor) -> Tensor:
+        """Returns a result stored between kernels, in the storage format; its gradient is stored too."""
+        return self._rounded(point, value, self.recipe.storage)
+
+    def approximate(self, point: str, value: Tensor, error: float | None = None) -> Tensor:
+        """Returns the value of a special function (exp, log, rsqrt), off by up to ``error`` relative.
+
+        The default is the recipe's ``exp_error``. Its gradient passes unchanged.
+        """
+        size = self.exp_error if error is None else error
+        return self._point(value, lambda x: self.rounding.approximate(point, x, size), lambda grad: grad)
+
+    def fork(self, point: str, value: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Returns ``count`` uses of a stored tensor; the gradients are added one by one and stored after each."""
+        uses = []
+        for index in range(count - 1):
+            name = f"{point}.{index}.grad"
+            value = self._point(
+                value, lambda x: x, lambda grad, name=name: self.round_storage(name, grad)  # type: ignore[misc]
+            )  # fmt: skip
+            uses.append(value)
+        return (*uses, value)
+
+    def _rounded(self, point: str, value: Tensor, fmt: str) -> Tensor:
+        return self._point(
+            value,
+            lambda x: self.rounding.round(point, shared(x), fmt, keeps_exact=False),
+            lambda grad: self.rounding.round(f"{point}.grad", shared(grad), fmt, keeps_exact=False),
+        )
+
+    def _point(
+        self, value: Tensor, forward: Callable[[Tensor], Tensor], backward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return _Point.apply(  # type: ignore[no-any-return,no-untyped-call]  # autograd.Function is untyped
+            value, lambda x: self.all_samples(forward(x)), lambda grad: self.all_samples(backward(grad))
+        )
+
+    def all_samples(self, value: Tensor) -> Tensor:
+        """Returns the value with a full sample axis, expanded if all samples share it."""
+        return value if value.shape[0] == self.samples else value.expand(self.samples, *value.shape[1:])

@@ -1,0 +1,189 @@
+"""What happens at a rounding point: nothing, round to nearest, a random legal rounding, or a fault.
+
+Formats are given by precision ``p`` (significant bits) and smallest normal exponent. One unit ``u = 2^-p`` is half a
+unit in the last place at the lower end of a binade, the largest relative error of one rounding.
+
+Random rounding is Monte-Carlo arithmetic (Parker 1997, "Monte Carlo arithmetic: exploiting randomness in
+floating-point arithmetic"; tools Verificarlo and Verrou) with one change: **the direction depends on the value**, a
+hash of its leading 40 significant bits and the sample's seed, never on its position. A real kernel rounds equal values
+alike, so rows in which many softmax weights are equal err coherently; independent noise per element would call them
+faulty.
+
+The first axis of every tensor is the sample axis.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["FORMAT_BITS", "Fault", "Identity", "Nearest", "Random", "Rounding", "half_ulp", "to_nearest", "unit"]
+
+FORMAT_BITS: Mapping[str, tuple[int, int]] = {
+    "float64": (53, -1022),
+    "float32": (24, -126),
+    "tf32": (11, -126),
+    "float16": (11, -14),
+    "bfloat16": (8, -126),
+}
+"""Significant bits and smallest normal exponent of each format."""
+
+_EXPONENT_MASK = 0x7FF0000000000000
+_HASH_BITS = 12
+_FIRST = -7046029254386353131  # odd 64-bit multipliers of splitmix64 (Steele, Lea, Flood 2014), as signed integers
+_SECOND = -4658895280553007687
+_TO_UNIT = 2.0**-63
+
+
+def unit(fmt: str) -> float:
+    """Returns ``u = 2^-p``, the largest relative error of one rounding to nearest in the format."""
+    return float(2.0 ** -FORMAT_BITS[fmt][0])
+
+
+def half_ulp(value: Tensor, fmt: str) -> Tensor:
+    """Returns half a unit in the last place of the format at each value (float64), also below the normal range."""
+    bits, smallest = FORMAT_BITS[fmt]
+    power = (value.contiguous().view(torch.int64) & _EXPONENT_MASK).view(torch.float64)
+    return power.clamp_min_(2.0**smallest).mul_(2.0**-bits)
+
+
+def to_nearest(value: Tensor, fmt: str) -> Tensor:
+    """Returns float64 values rounded to the nearest number of the format, ties to even."""
+    if fmt == "float64":
+        return value
+    if fmt == "tf32":
+        bits = value.to(torch.float32).view(torch.int32)
+        bits = bits + 0x0FFF + ((bits >> 13) & 1)
+        return (bits & ~0x1FFF).view(torch.float32).to(torch.float64)
+    return value.to(getattr(torch, fmt)).to(torch.float64)
+
+
+class Rounding(Protocol):
+    """What an execution does at its rounding points."""
+
+    samples: int
+    """Number of executions on the sample axis."""
+
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
+        """Returns the value as the format stores it; ``keeps_exact``: a number of the format stays what it is."""
+        ...
+
+    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:
+        """Returns a sum as an accumulator gives it; ``gauge()`` is the root of the sum of squared partial sums."""
+        ...
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
+        """Returns a function's value as an approximation of that relative error gives it."""
+        ...
+
+
+class Identity:
+    """No rounding: the emulator is a second formulation of the operation."""
+
+    samples = 1
+
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the value."""
+        return value
+
+    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+        """Returns the value."""
+        return value
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the value."""
+        return value
+
+
+class Nearest:
+    """Round to nearest at every point: a healthy kernel of the recipe, with exact sums rounded once."""
+
+    samples = 1
+
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the nearest number of the format."""
+        return to_nearest(value, fmt)
+
+    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+        """Returns the sum rounded once."""
+        return to_nearest(value, fmt)
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the value."""
+        return value
+
+
+class Random:
+    """A random legal rounding at every point, ``samples`` executions at once.
+
+    Args:
+        samples: number of executions.
+        seed: any integer; the same seed gives the same executions.
+    """
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples = samples
+        generator = torch.Generator().manual_seed(seed)
+        self._multipliers = torch.randint(-(2**62), 2**62, (samples,), generator=generator) * 2 + 1
+        self._offsets = torch.randint(-(2**62), 2**62, (samples,), generator=generator)
+
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the value moved by up to half a unit in the last place, alike for equal values."""
+        # The reference has roundings of float64 itself, so noise of one unit would not show it: use four.
+        size = half_ulp(value, fmt).mul_(4.0 if fmt == "float64" else 1.0)
+        if keeps_exact and fmt != "float64":
+            size = torch.where(to_nearest(value, fmt) == value, 0.0, size)
+        return self._noise(value).mul_(size).add_(value)
+
+    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+        """Returns the sum moved by up to ``u`` times its gauge."""
+        size = gauge().mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
+        return self._noise(value).mul_(size).add_(value)
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+        """Returns the value moved by up to its relative error."""
+        return self._noise(value).mul_(value * error).add_(value)
+
+    def _noise(self, value: Tensor) -> Tensor:
+        """Returns numbers in (-1, 1), a function of the leading bits of the value and the sample alone."""
+        shape = (self.samples, *([1] * (value.dim() - 1)))
+        # Rounding to 40 bits first: equal weights that differ in the last bits of float64 still round alike.
+        leading = (value.contiguous().view(torch.int64) + (1 << (_HASH_BITS - 1))) >> _HASH_BITS
+        hashed = leading * self._multipliers.to(value.device).view(shape)
+        hashed += self._offsets.to(value.device).view(shape)
+        hashed ^= hashed >> 32
+        hashed *= _FIRST
+        hashed ^= hashed >> 29
+        hashed *= _SECOND
+        return hashed.to(torch.float64).mul_(_TO_UNIT)
+
+
+class Fault:
+    """Another rounding with a wrong line at some points: what a seeded fault is made of.
+
+    Args:
+        healthy: what happens everywhere else.
+        changes: point name to a function of the value; it is applied after the healthy rounding.
+    """
+
+    def __init__(self, healthy: Rounding, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+        self.samples = healthy.samples
+        self._healthy = healthy
+        self._changes = changes
+
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
+        """Returns the healthy value, changed if the point is a faulty one."""
+        return self._apply(point, self._healthy.round(point, value, fmt, keeps_exact=keeps_exact))
+
+    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:
+        """Returns the healthy sum, changed if the point is a faulty one."""
+        return self._apply(point, self._healthy.accumulate(point, value, gauge, fmt))
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
+        """Returns the healthy value, changed if the point is a faulty one."""
+        return self._apply(point, self._healthy.approximate(point, value, error))
+
+    def _apply(self, point: str, value: Tensor) -> Tensor:
+        change = self._changes.get(point)
+        return value if change is None else change(value)
