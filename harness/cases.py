@@ -1,0 +1,46 @@
+"""The door by which cases come in: JSON data, one line of text, or a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.operations.base import Case
+from harness.ops import operation
+
+__all__ = ["case_from_data", "case_from_text"]
+
+
+def case_from_data(data: Mapping[str, Any]) -> Case:
+    """Returns the case that JSON data describes.
+
+    Raises:
+        UsageError: no or an unknown operation, another schema version, an unknown field, a value out of range.
+    """
+    if "op" not in data:
+        raise UsageError(f"case: got fields {', '.join(data) or 'none'}, expected an 'op' among them")
+    return operation(str(data["op"])).case.from_data(data)
+
+
+def case_from_text(text: str) -> Case:
+    """Returns the case of a JSON text, or of the file that the text names; a Record's JSON gives the case in it.
+
+    Raises:
+        UsageError: neither JSON nor a file, or not a case.
+    """
+    source = text.strip()
+    if not source.startswith("{"):
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"case: got {text!r}, expected a line of JSON or the path of a file that holds one")
+        source = path.read_text(encoding="utf-8")
+    try:
+        data = json.loads(source)
+    except ValueError as error:
+        raise UsageError(f"case: got text that is not JSON ({error}), expected one JSON object") from error
+    if isinstance(data, dict) and isinstance(data.get("case"), dict):
+        data = data["case"]
+    if not isinstance(data, dict):
+        raise UsageError(f"case: got JSON {type(data).__name__}, expected an object")
+    return case_from_data(data)

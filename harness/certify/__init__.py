@@ -1,0 +1,1 @@
+"""Certification of `reference/` by ball arithmetic: `certify.py` says how; importing this package imports nothing."""

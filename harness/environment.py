@@ -1,0 +1,87 @@
+"""What a record was made with: device, versions, commit, threads."""
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["snapshot"]
+
+_PACKAGES = ("attest", "torch", "triton", "numpy", "hypothesis", "flash-attn-4")
+
+
+@functools.cache
+def snapshot(device: str, threads: int) -> dict[str, Any]:
+    """Returns the environment of a run as JSON data; computed once per process.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: threads per worker.
+    """
+    import torch
+
+    on_gpu = device == "cuda"
+    return {
+        "device": device,
+        "device_name": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "driver": _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+        if on_gpu
+        else None,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "ptxas": _ptxas(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    return _first_line(["git", "-C", str(root), *arguments])
+
+
+def _ptxas() -> str | None:
+    """Returns the release of the ptxas that Triton compiles with, which decides about some miscompiled kernels."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    lines = _lines([str(path), "--version"]) if path.is_file() else []
+    return next((line.split("release ")[1] for line in lines if "release " in line), None)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _first_line(command: list[str]) -> str | None:
+    lines = _lines(command)
+    return lines[0] if lines else None
+
+
+def _lines(command: list[str]) -> list[str]:
+    if shutil.which(command[0]) is None:
+        return []
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return result.stdout.splitlines() if result.returncode == 0 else []

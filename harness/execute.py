@@ -1,0 +1,153 @@
+"""Owns a worker process: starts it, asks it with a time limit, replaces it when it crashes or hangs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from harness.errors import TestbenchError
+from harness.wire import receive, send
+
+__all__ = ["Answer", "Worker"]
+
+_START_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back from a worker.
+
+    Attributes:
+        status: ``ok``, ``unsupported``, ``error``, ``timeout`` or ``crash``.
+        header: everything that is not a tensor.
+        tensors: outputs and gradients by name.
+        seconds: time of the round trip.
+    """
+
+    status: str
+    header: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Worker:
+    """A worker process that is started on first use and again after it died.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: threads of the worker's torch.
+        limit_s: seconds that one request may take.
+    """
+
+    def __init__(self, *, device: str = "cpu", threads: int = 1, limit_s: float = 120.0) -> None:
+        self._device = device
+        self._threads = threads
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker does
+
+    def ask(self, request: Mapping[str, Any]) -> Answer:
+        """Returns the worker's answer; a crash or a time-out ends the worker, and the next request starts another.
+
+        Raises:
+            TestbenchError: no worker can be started.
+        """
+        connection = self._connected()
+        started = time.perf_counter()
+        try:
+            send(connection, request)
+            if not connection.poll(self._limit_s):
+                self.close()
+                return Answer("timeout", {"sentence": f"no answer within {self._limit_s:g} s"})
+            header, tensors = receive(connection)
+        except (EOFError, OSError):
+            sentence = self._last_words()
+            self.close()
+            return Answer("crash", {"sentence": sentence}, {}, time.perf_counter() - started)
+        return Answer(str(header["status"]), header, tensors, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Ends the worker and everything that it started."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the worker."""
+        self.close()
+        self._output.close()
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and self._process is not None and self._process.poll() is None:
+            return self._connection
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.worker", str(theirs.fileno()), self._device, str(self._threads)],
+                pass_fds=(theirs.fileno(),),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                start_new_session=True,  # Ctrl-C belongs to the campaign, which ends its workers itself
+            )
+        self._connection = Connection(ours.detach())
+        if not self._connection.poll(_START_LIMIT_S):
+            self.close()
+            raise TestbenchError(f"worker: no sign of life within {_START_LIMIT_S:g} s")
+        try:
+            receive(self._connection)
+        except (EOFError, OSError) as error:
+            words = self._last_words()
+            self.close()
+            raise TestbenchError(f"worker: cannot be started ({words})") from error
+        return self._connection
+
+    def _environment(self) -> dict[str, str]:
+        """Returns the worker's environment: the checkout on the path, kernels interpreted where there is no GPU."""
+        root = str(Path(__file__).resolve().parents[1])
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TRITON_INTERPRET": "0" if self._device == "cuda" else "1",
+            "OMP_NUM_THREADS": str(self._threads),
+            "MKL_NUM_THREADS": str(self._threads),
+        }
+
+    def _last_words(self) -> str:
+        """Returns how the worker ended and the last line that it printed."""
+        if self._process is None:
+            return "the worker is gone"
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its connection"
+        self._output.seek(0)
+        printed = self._output.read()[-2000:].decode(errors="replace").strip().splitlines()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the worker ended with {how}" + (f": {printed[-1]}" if printed else "")

@@ -1,0 +1,207 @@
+"""One case on its candidates: inputs, candidate in its worker, reference, budget, judgement, Record.
+
+The candidate runs before the reference. What several candidates of one case share (inputs, truth, budget of one recipe)
+is computed once.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from harness.budget import Budget, measure_budgets
+from harness.environment import snapshot
+from harness.execute import Answer, Worker
+from harness.judge import judge, judge_missing
+from harness.operations.base import Case
+from harness.ops import operation
+from harness.records import Judgement, Phases, Record, Relation, Verdict, to_json, worst_verdict
+from harness.relations import check_relations
+from harness.truth import GRAD, Truth, truth
+from optimized.candidate import Candidate, Recipe
+
+__all__ = ["RETESTS", "Settings", "verify"]
+
+RETESTS = 4
+"""Fresh seeds on which an AMBIGUOUS case is judged again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How cases are run.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: threads per worker.
+        limit_s: seconds that one call of a candidate may take.
+        plugin: plug-in file, or None.
+        relations: whether exact relations are checked.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    limit_s: float = 120.0
+    plugin: str | None = None
+    relations: bool = True
+
+
+class _Shared:
+    """What the candidates of one case share."""
+
+    def __init__(self, case: Case) -> None:
+        started = time.perf_counter()
+        self.case = case
+        self.row = operation(case.op)
+        self.inputs = self.row.inputs(case)
+        self.inputs_s = time.perf_counter() - started
+        self._truths: dict[tuple[tuple[str, ...], bool], Truth] = {}
+        self._budgets: dict[tuple[tuple[str, ...], bool, Recipe], dict[str, Budget]] = {}
+
+    def expected(self, provided: tuple[str, ...], *, with_gradients: bool) -> Truth:
+        """Returns the truth for the outputs that a candidate provides."""
+        key = (provided, with_gradients)
+        if key not in self._truths:
+            self._truths[key] = truth(self.row, self.inputs, provided, with_gradients=with_gradients)
+        return self._truths[key]
+
+    def budgets(self, provided: tuple[str, ...], recipe: Recipe, *, with_gradients: bool) -> dict[str, Budget]:
+        """Returns the budgets of a recipe for those outputs."""
+        key = (provided, with_gradients, recipe)
+        if key not in self._budgets:
+            expected = self.expected(provided, with_gradients=with_gradients)
+            self._budgets[key] = measure_budgets(self.row, self.case, self.inputs, recipe, expected)
+        return self._budgets[key]
+
+
+def verify(case: Case, candidates: Sequence[Candidate], worker: Worker, settings: Settings) -> list[Record]:
+    """Returns one Record per candidate.
+
+    Args:
+        case: the case.
+        candidates: of the case's operation, with its dtype as storage.
+        worker: runs the candidates.
+        settings: how.
+    """
+    shared = _Shared(case)
+    return [_settled(shared, candidate, worker, settings) for candidate in candidates]
+
+
+def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
+    """Returns the record of a case; an AMBIGUOUS one is judged again with fresh seeds, never with the same one.
+
+    It stays AMBIGUOUS when all fresh seeds pass, and fails when one of them is beyond its limit as well.
+    """
+    record = _record(shared, candidate, worker, settings)
+    if record.verdict is not Verdict.AMBIGUOUS:
+        return record
+    retests = []
+    for index in range(1, RETESTS + 1):
+        fresh = shared.case.replaced(seed=(shared.case.seed + 0x9E3779B1 * index) % 2**31)
+        again = _record(_Shared(fresh), candidate, worker, dataclasses.replace(settings, relations=False))
+        retests.append({"seed": fresh.seed, "verdict": again.verdict.value, "reason": again.reason})
+    if all(each["verdict"] in {Verdict.PASS, Verdict.NO_POWER} for each in retests):
+        return dataclasses.replace(record, retests=retests)
+    reason = f"{record.reason}; beyond its limit again on a fresh seed"
+    judgements = [
+        dataclasses.replace(item, verdict=Verdict.FAIL_NUMERIC) if item.verdict is Verdict.AMBIGUOUS else item
+        for item in record.judgements
+    ]
+    return dataclasses.replace(
+        record, verdict=Verdict.FAIL_NUMERIC, reason=reason, judgements=judgements, retests=retests
+    )
+
+
+def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    request = {"kind": "run", "case": shared.case.to_data(), "candidate": candidate.name, "plugin": settings.plugin}
+    answer = worker.ask(request)
+    candidate_s = float(answer.header.get("candidate_s", 0.0))
+    fields: dict[str, Any] = {
+        "case": shared.case.to_data(),
+        "case_id": shared.case.case_id,
+        "candidate": candidate.name,
+        "recipe": to_json(candidate.recipe),
+        "environment": snapshot(settings.device, settings.threads),
+        "seed": shared.case.seed,
+        "started": started,
+    }
+    phases = Phases(inputs_s=shared.inputs_s, candidate_s=candidate_s, worker_s=max(answer.seconds - candidate_s, 0.0))
+    if answer.status != "ok":
+        return Record(**fields, **_not_judged(answer), phases=phases)
+    judged, phases = _judged(shared, candidate, answer, phases)
+    relations = list(_memory_relations(answer))
+    if settings.relations and judged["verdict"] is Verdict.PASS:
+        relations += check_relations(
+            shared.row, shared.case, answer, lambda name: worker.ask({**request, "variation": name})
+        )
+    verdict = worst_verdict([judged["verdict"], *(item.verdict for item in relations)])
+    reason = judged["reason"] or next((item.reason for item in relations if item.verdict is verdict), "")
+    return Record(**fields, **{**judged, "verdict": verdict, "reason": reason}, relations=relations, phases=phases)
+
+
+def _judged(
+    shared: _Shared, candidate: Candidate, answer: Answer, phases: Phases
+) -> tuple[dict[str, Any], Phases]:  # fmt: skip
+    """Returns verdict, reason, judgements and what was not checked, and the time that it took."""
+    row = shared.row
+    provided = tuple(output.name for output in row.outputs if output.name in answer.tensors)
+    with_gradients = candidate.differentiable and bool(row.differentiable(shared.inputs.tensors))
+    times = [time.perf_counter()]
+    expected = shared.expected(provided, with_gradients=with_gradients)
+    times.append(time.perf_counter())
+    budgets = shared.budgets(provided, candidate.recipe, with_gradients=with_gradients)
+    times.append(time.perf_counter())
+    judgements = [
+        _judge_one(shared, name, answer.tensors.get(name), budget, expected) for name, budget in budgets.items()
+    ]
+    times.append(time.perf_counter())
+    unchecked = [output.name for output in row.outputs if output.name not in provided]
+    if not candidate.differentiable:
+        unchecked += [GRAD + name for name in row.differentiable(shared.inputs.tensors)]
+    verdict = worst_verdict([item.verdict for item in judgements])
+    reason = next((item.reason for item in judgements if item.verdict is verdict), "")
+    if not judgements:
+        verdict, reason = Verdict.FAIL_SHAPE, "the candidate returned no output"
+    result = {"verdict": verdict, "reason": reason, "judgements": judgements, "unchecked": unchecked}
+    reference_s, budget_s, judge_s = (after - before for before, after in itertools.pairwise(times))
+    return result, dataclasses.replace(phases, reference_s=reference_s, budget_s=budget_s, judge_s=judge_s)
+
+
+def _judge_one(
+    shared: _Shared, name: str, actual: Tensor | None, budget: Budget, expected: Truth
+) -> Judgement:  # fmt: skip
+    if actual is None:
+        return judge_missing(name, budget)
+    tangents = {direction: values[name] for direction, values in expected.tangents.items()}
+    return judge(shared.row, name, actual, budget, tangents, shared.case.dtype)
+
+
+def _not_judged(answer: Answer) -> dict[str, Any]:
+    """Returns verdict, reason and traceback of a candidate that gave no result."""
+    verdicts: Mapping[str, Verdict] = {"unsupported": Verdict.UNSUPPORTED, "timeout": Verdict.TIMEOUT}
+    return {
+        "verdict": verdicts.get(answer.status, Verdict.ERROR),
+        "reason": str(answer.header.get("sentence") or answer.status),
+        "traceback": str(answer.header.get("traceback", "")),
+    }
+
+
+def _memory_relations(answer: Answer) -> list[Relation]:
+    """Returns what the worker saw of the memory: inputs unchanged, canaries alive."""
+    changed, killed = answer.header["changed"], answer.header["killed_canaries"]
+    return [
+        Relation(
+            name="inputs_unchanged",
+            verdict=Verdict.FAIL_RELATION if changed else Verdict.PASS,
+            reason=f"the call changed its inputs: {', '.join(changed)}" if changed else "",
+        ),
+        Relation(
+            name="writes_in_bounds",
+            verdict=Verdict.FAIL_RELATION if killed else Verdict.PASS,
+            reason=f"{killed} buffers were written outside their bounds" if killed else "",
+        ),
+    ]

@@ -1,0 +1,36 @@
+"""What a worker and its owner say to each other: a JSON header, then the raw bytes of tensors. Nothing is unpickled."""
+
+import json
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["receive", "send"]
+
+
+def send(connection: Connection, header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Sends a header and tensors; tensors may be on any device and in any layout."""
+    stored = {name: item.detach().to("cpu").contiguous() for name, item in (tensors or {}).items()}
+    shapes = [[name, str(item.dtype).removeprefix("torch."), list(item.shape)] for name, item in stored.items()]
+    connection.send_bytes(json.dumps({**header, "tensors": shapes}).encode())
+    for item in stored.values():
+        connection.send_bytes(item.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def receive(connection: Connection) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the next header and its tensors.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    header = json.loads(connection.recv_bytes())
+    tensors = {}
+    for name, dtype_name, shape in header.pop("tensors"):
+        data = bytearray(connection.recv_bytes())
+        dtype = getattr(torch, dtype_name)
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        tensors[name] = flat.view(shape)
+    return header, tensors

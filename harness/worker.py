@@ -1,0 +1,206 @@
+"""The process that a candidate runs in: it makes the inputs of a case, calls the candidate, sends back what came out.
+
+A crash, a hang or a poisoned CUDA context ends this process, never the campaign. The reference is computed elsewhere:
+no freed reference result can be picked up here. Started by ``harness.execute``, never by hand.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.candidates import find_candidates
+from harness.cases import case_from_data
+from harness.layouts import lay_out
+from harness.operations.base import Case, Inputs, Operation
+from harness.ops import operation
+from harness.poison import poisoned
+from harness.timing import time_pair
+from harness.truth import GRAD
+from harness.variations import vary
+from harness.wire import receive, send
+from optimized.candidate import Candidate
+
+__all__ = ["Call", "main", "prepare"]
+
+
+class Call:
+    """A candidate's call on laid-out inputs.
+
+    Args:
+        row: the operation.
+        case: gives layout and dtype.
+        inputs: stored inputs on the CPU.
+        device: where the candidate runs.
+        with_gradients: whether inputs ask for gradients.
+    """
+
+    def __init__(self, row: Operation, case: Case, inputs: Inputs, device: str, *, with_gradients: bool) -> None:
+        self.row = row
+        self.names = row.differentiable(inputs.tensors) if with_gradients else ()
+        self.leaves = {
+            name: lay_out(item.to(device), case.layout).requires_grad_(name in self.names)
+            for name, item in inputs.tensors.items()
+        }
+        self.cotangents = {name: _lay_out_cotangent(item.to(device), case) for name, item in inputs.cotangents.items()}
+        self.options = dict(inputs.options)
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Returns positional and keyword arguments."""
+        return self.row.arrange(self.leaves, self.options)
+
+    def outputs(self, function: Callable[..., Any]) -> dict[str, Tensor]:
+        """Returns the outputs that the candidate provides, by name."""
+        args, kwargs = self.arguments()
+        return self.row.named(function(*args, **kwargs))
+
+    def gradients(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """Returns the gradients of every differentiable input from the outputs' cotangents."""
+        pulled = [name for name, item in outputs.items() if item.requires_grad]
+        if not self.names or not pulled:
+            return dict.fromkeys(self.names)
+        grads = torch.autograd.grad(
+            [outputs[name] for name in pulled],
+            [self.leaves[name] for name in self.names],
+            [self.cotangents[name] for name in pulled],
+            allow_unused=True,
+        )
+        return dict(zip(self.names, grads, strict=True))
+
+    def bits(self) -> dict[str, bytes]:
+        """Returns the bits of everything that a candidate may read but not change."""
+        return {name: _bits(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
+
+
+def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
+    """Returns the operation, the case and its inputs, varied if a relation asks for it."""
+    case = case_from_data(case_data)
+    row = operation(case.op)
+    inputs = row.inputs(case)
+    return row, case, inputs if variation is None else vary(case, inputs, variation)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serves requests until the owner closes the connection.
+
+    Args:
+        arguments: file descriptor of the connection, device, number of threads.
+    """
+    descriptor, device, threads = arguments
+    torch.set_num_threads(int(threads))
+    connection = Connection(int(descriptor))
+    served = _Server(device)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        send(connection, {"status": "ready"})
+        while True:
+            request, _ = receive(connection)
+            header, tensors = served.answer(request)
+            send(connection, header, tensors)
+
+
+class _Server:
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._candidates: dict[str | None, Mapping[str, Candidate]] = {}
+        self._functions: dict[tuple[str | None, str], Callable[..., Any]] = {}
+
+    def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the answer to one request; whatever the candidate raises is part of it."""
+        try:
+            if request["kind"] == "time":
+                return self._time(request), {}
+            return self._run(request)
+        except Exception as error:
+            sentence = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            return {"status": "error", "sentence": sentence, "traceback": traceback.format_exc()}, {}
+
+    def _candidate(self, plugin: str | None, name: str) -> tuple[Candidate, Callable[..., Any]]:
+        if plugin not in self._candidates:
+            self._candidates[plugin] = find_candidates(plugin).candidates
+        candidate = self._candidates[plugin][name]
+        key = (plugin, name)
+        if key not in self._functions:
+            self._functions[key] = candidate.load()
+        return candidate, self._functions[key]
+
+    def _run(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        row, case, inputs = prepare(request["case"], request.get("variation"))
+        candidate, function = self._candidate(request.get("plugin"), request["candidate"])
+        call = Call(row, case, inputs, self._device, with_gradients=candidate.differentiable)
+        if candidate.supports is not None:
+            args, kwargs = call.arguments()
+            sentence = candidate.supports(*args, **kwargs)
+            if sentence is not None:
+                return {"status": "unsupported", "sentence": str(sentence)}, {}
+        before = call.bits()
+        with poisoned() as canaries:
+            started = time.perf_counter()
+            outputs = call.outputs(function)
+            _synchronize(self._device)
+            forward = time.perf_counter()
+            gradients = call.gradients(outputs)
+            _synchronize(self._device)
+            ended = time.perf_counter()
+        after = call.bits()
+        header = {
+            "status": "ok",
+            "forward_s": forward - started,
+            "candidate_s": ended - started,
+            "changed": [name for name, bits in before.items() if after[name] != bits],
+            "killed_canaries": canaries.killed(),
+            "missing": [name for name, grad in gradients.items() if grad is None],
+            "interpreted": _is_interpreting(),
+        }
+        tensors = {name: item.detach() for name, item in outputs.items()}
+        tensors |= {GRAD + name: grad for name, grad in gradients.items() if grad is not None}
+        return header, tensors
+
+    def _time(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        row, case, inputs = prepare(request["case"])
+        arms = []
+        for name in request["candidates"]:
+            candidate, function = self._candidate(request.get("plugin"), name)
+            with_gradients = request["phase"] != "forward" and candidate.differentiable
+            call = Call(row, case, inputs, self._device, with_gradients=with_gradients)
+            arms.append(_timed(call, function, request["phase"]))
+        seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
+        return {"status": "ok", "seconds": seconds, "interpreted": _is_interpreting()}
+
+
+def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
+    """Returns what is timed: forward, or forward and backward; nothing is built inside."""
+    if phase == "forward":
+        return lambda: call.outputs(function)
+    return lambda: call.gradients(call.outputs(function))
+
+
+def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
+    if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1]:
+        return value[:, :1].clone().expand(*value.shape)
+    return lay_out(value, case.layout)
+
+
+def _bits(value: Tensor) -> bytes:
+    return value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _is_interpreting() -> bool:
+    """Returns whether Triton is loaded and runs kernels in its interpreter, whose speed says nothing."""
+    triton = sys.modules.get("triton")
+    return triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,226 @@
+"""Backward kernel of softmax attention for the gradients of key and value: ``dV = P^T dO``, ``dK = scale dS^T Q``.
+
+A program has a tile of keys of one key/value head and runs over the queries of all heads that read it; nothing is added
+atomically, so that gradients repeat bit by bit. Weights and their gradients are computed transposed, so that both
+accumulating products take them from registers as they are. ``attention_backward`` launches it and says what its
+tensors are; letters as there.
+"""
+
+import triton
+import triton.language as tl
+
+from optimized.attention_window import hide_outside, load_rows, partner_tiles
+from optimized.precision import to_operand, to_stored
+
+__all__ = ["key_value_gradient_kernel"]
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def _add_queries(
+    key_gradient: tl.tensor,
+    value_gradient: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    query_base: tl.tensor,
+    out_gradient_base: tl.tensor,
+    lse2_base: tl.tensor,
+    delta_base: tl.tensor,
+    query_strides: tl.tensor,
+    out_gradient_strides: tl.tensor,
+    positions: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    T: tl.tensor,
+    scale_log2: tl.tensor,
+    left: tl.tensor,
+    right: tl.tensor,
+    MASKED: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    HAS_LEFT: tl.constexpr,
+    HAS_RIGHT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    DTYPE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+) -> tl.tensor:
+    """Adds the query tiles from ``begin`` to ``end``; ``positions`` are those of the keys, counted in queries."""
+    for start in range(begin, end, BLOCK_M):
+        queries = start + tl.arange(0, BLOCK_M)
+        is_query = queries < T
+        first = tl.cast(start, tl.int64)
+        query = load_rows(
+            query_base + first * query_strides[1],
+            is_query,
+            query_strides[1],
+            query_strides[3],
+            BLOCK_M,
+            WIDTH,
+            BLOCK_D,
+            MASKED=MASKED,
+        )
+        lse2 = tl.load(lse2_base + queries, mask=is_query, other=float("inf"))
+        logits = tl.dot(key, tl.trans(query), input_precision="ieee") * scale_log2
+        if MASKED:
+            logits = hide_outside(logits, positions[:, None] - queries[None, :], left, right, HAS_LEFT, HAS_RIGHT)
+        weights = tl.exp2(logits - lse2[None, :])
+        out_gradient = load_rows(
+            out_gradient_base + first * out_gradient_strides[1],
+            is_query,
+            out_gradient_strides[1],
+            out_gradient_strides[3],
+            BLOCK_M,
+            VALUE_WIDTH,
+            BLOCK_V,
+            MASKED=MASKED,
+        )
+        value_gradient = tl.dot(
+            to_operand(weights, DTYPE, INTERPRETED), out_gradient, value_gradient, input_precision="ieee"
+        )
+        delta = tl.load(delta_base + queries, mask=is_query, other=0.0)
+        weight_gradient = tl.dot(value, tl.trans(out_gradient), input_precision="ieee")
+        logit_gradient = weights * (weight_gradient - delta[None, :])
+        key_gradient = tl.dot(
+            to_operand(logit_gradient, DTYPE, INTERPRETED), query, key_gradient, input_precision="ieee"
+        )
+    return key_gradient, value_gradient
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def key_value_gradient_kernel(
+    key_gradient_pointer: tl.tensor,
+    value_gradient_pointer: tl.tensor,
+    query_pointer: tl.tensor,
+    key_pointer: tl.tensor,
+    value_pointer: tl.tensor,
+    out_gradient_pointer: tl.tensor,
+    mask_pointer: tl.tensor,
+    lse2_pointer: tl.tensor,
+    delta_pointer: tl.tensor,
+    query_strides: tl.tensor,
+    key_strides: tl.tensor,
+    value_strides: tl.tensor,
+    out_gradient_strides: tl.tensor,
+    mask_strides: tl.tensor,
+    T: tl.tensor,
+    S: tl.tensor,
+    H: tl.tensor,
+    scale: tl.tensor,
+    scale_log2: tl.tensor,
+    left: tl.tensor,
+    right: tl.tensor,
+    HEADS_PER_KEY: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    HAS_LEFT: tl.constexpr,
+    HAS_RIGHT: tl.constexpr,
+    HAS_KEY_MASK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    DTYPE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+) -> None:
+    """One program: one tile of keys of one key/value head of one batch entry."""
+    num_tiles = tl.cdiv(S, BLOCK_N)
+    # Under a causal window the first tile has the most queries; the longest programs start first.
+    first_key = tl.program_id(0) % num_tiles * BLOCK_N
+    batch_head = tl.cast(tl.program_id(0) // num_tiles, tl.int64)
+    num_key_heads = H // HEADS_PER_KEY
+    batch = batch_head // num_key_heads
+    key_head = batch_head % num_key_heads
+    keys = first_key + tl.arange(0, BLOCK_N)
+    in_range = keys < S
+    is_key = in_range
+    if HAS_KEY_MASK:
+        mask_base = mask_pointer + batch * mask_strides[0]
+        is_key = in_range & (tl.load(mask_base + keys.to(tl.int64) * mask_strides[1], mask=in_range, other=0) != 0)
+    first = tl.cast(first_key, tl.int64)
+    key = load_rows(
+        key_pointer + batch * key_strides[0] + first * key_strides[1] + key_head * key_strides[2],
+        is_key,
+        key_strides[1],
+        key_strides[3],
+        BLOCK_N,
+        WIDTH,
+        BLOCK_D,
+        MASKED=True,
+    )
+    value = load_rows(
+        value_pointer + batch * value_strides[0] + first * value_strides[1] + key_head * value_strides[2],
+        is_key,
+        value_strides[1],
+        value_strides[3],
+        BLOCK_N,
+        VALUE_WIDTH,
+        BLOCK_V,
+        MASKED=True,
+    )
+    last_key = tl.minimum(first_key + BLOCK_N, S) - 1
+    begin, full_begin, full_end, end = partner_tiles(
+        first_key, last_key, T - S, right, left, T, HAS_RIGHT, HAS_LEFT, BLOCK_M
+    )
+    positions = keys + (T - S)
+    key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    value_gradient = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
+    for group in range(HEADS_PER_KEY):
+        head = key_head * HEADS_PER_KEY + group
+        row_base = (batch * H + head) * T
+        for part in tl.static_range(3):
+            if part == 0:
+                part_begin = begin
+                part_end = full_begin
+            elif part == 1:
+                part_begin = full_begin
+                part_end = full_end
+            else:
+                part_begin = full_end
+                part_end = end
+            if part != 0 or HAS_RIGHT:
+                key_gradient, value_gradient = _add_queries(
+                    key_gradient,
+                    value_gradient,
+                    key,
+                    value,
+                    query_pointer + batch * query_strides[0] + head * query_strides[2],
+                    out_gradient_pointer + batch * out_gradient_strides[0] + head * out_gradient_strides[2],
+                    lse2_pointer + row_base,
+                    delta_pointer + row_base,
+                    query_strides,
+                    out_gradient_strides,
+                    positions,
+                    part_begin,
+                    part_end,
+                    T,
+                    scale_log2,
+                    left,
+                    right,
+                    part != 1,
+                    WIDTH,
+                    VALUE_WIDTH,
+                    HAS_LEFT,
+                    HAS_RIGHT,
+                    BLOCK_M,
+                    BLOCK_D,
+                    BLOCK_V,
+                    DTYPE,
+                    INTERPRETED,
+                )
+    # A hidden key was loaded as 0, which does not make its weights 0; its row is its own and is dropped here.
+    key_gradient = tl.where(is_key[:, None], key_gradient * scale, 0.0)
+    value_gradient = tl.where(is_key[:, None], value_gradient, 0.0)
+    rows = (batch * S + keys) * num_key_heads + key_head
+    columns = tl.arange(0, BLOCK_D)
+    tl.store(
+        key_gradient_pointer + rows[:, None] * WIDTH + columns[None, :],
+        to_stored(key_gradient, key_gradient_pointer),
+        mask=in_range[:, None] & (columns < WIDTH)[None, :],
+    )
+    value_columns = tl.arange(0, BLOCK_V)
+    tl.store(
+        value_gradient_pointer + rows[:, None] * VALUE_WIDTH + value_columns[None, :],
+        to_stored(value_gradient, value_gradient_pointer),
+        mask=in_range[:, None] & (value_columns < VALUE_WIDTH)[None, :],
+    )

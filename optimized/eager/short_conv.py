@@ -1,0 +1,42 @@
+"""Causal depthwise convolution with SiLU in plain torch. Letters: B batch, T tokens, C channels, K taps."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from optimized.eager.arithmetic import widened
+from optimized.eager.checks import check_shape
+
+__all__ = ["short_conv", "short_conv_stored"]
+
+
+def short_conv(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Computes ``silu(sum_j weight[c, j] * x[b, t - (K - 1) + j, c])`` in float32 and rounds once.
+
+    Args:
+        x: shape (B, T, C); tokens before the start count as 0.
+        weight: shape (C, K); tap K - 1 is the current token.
+        mask: shape (B, T) or None; multiplies ``x`` first, a boolean one replaces hidden tokens by 0.
+
+    Returns:
+        Shape (B, T, C), dtype of ``x``.
+
+    Raises:
+        ValueError: a shape disagrees.
+
+    Source: the causal_conv1d of Mamba (Gu and Dao, "Mamba", section 3.4) with its SiLU.
+    """
+    return short_conv_stored(widened(x), widened(weight), mask=mask).to(x.dtype)
+
+
+def short_conv_stored(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Computes what ``short_conv`` does, with the masked input and the sum stored in the dtype of ``x``."""
+    check_shape("x", x, ("B", "T", "C"))
+    B, T, C = x.shape
+    check_shape("weight", weight, (C, "K"))
+    if mask is not None:
+        check_shape("mask", mask, (B, T))
+        column = mask.unsqueeze(-1)
+        x = x * column.to(x.dtype) if mask.is_floating_point() else x.masked_fill(column == 0, 0.0)
+    padded = functional.pad(x.transpose(1, 2), (weight.shape[1] - 1, 0))
+    summed = functional.conv1d(padded, weight.to(x.dtype).unsqueeze(1), groups=C)
+    return functional.silu(summed).transpose(1, 2)

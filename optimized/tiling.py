@@ -1,0 +1,142 @@
+"""Launch settings of the attention and RMSNorm kernels: plain functions of shape, format and architecture.
+
+No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The Hopper figures keep
+every kernel free of register spills and within 227 KB of shared memory (``tests/optimized/test_compiled_kernels.py``);
+other architectures get tiles that fit 99 KB. The interpreter gets small tiles of unequal sides, so that a few dozen
+tokens already cross tile edges in both directions.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from optimized.precision import kernels_are_interpreted
+
+__all__ = [
+    "INTERPRETER",
+    "AttentionTiles",
+    "NormTiles",
+    "architecture",
+    "attention_forward_tiles",
+    "attention_key_value_gradient_tiles",
+    "attention_query_gradient_tiles",
+    "padded_width",
+    "rms_norm_tiles",
+]
+
+INTERPRETER: Final = "interpreter"
+"""Architecture name of Triton's interpreter; a GPU's is ``sm_90`` and the like."""
+
+_HOPPER: Final = "sm_90"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionTiles:
+    """Settings of an attention kernel.
+
+    Attributes:
+        block_m: query tokens in a tile.
+        block_n: key tokens in a tile.
+        num_warps: warps of a program; wgmma needs 4 or a multiple.
+        num_stages: depth of the load pipeline.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormTiles:
+    """Settings of a norm kernel.
+
+    Attributes:
+        block_rows: rows that a program holds at once.
+        num_warps: warps of a program.
+        num_programs: largest number of programs of the backward pass, and so of partial weight gradients.
+    """
+
+    block_rows: int
+    num_warps: int
+    num_programs: int
+
+
+def architecture(device: torch.device) -> str:
+    """Returns ``"interpreter"`` or the name of the GPU's architecture, for instance ``"sm_90"``."""
+    if kernels_are_interpreted():
+        return INTERPRETER
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def padded_width(width: int) -> int:
+    """Returns the power of two that a tile holds ``width`` channels in; a matrix product needs at least 16."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def attention_forward_tiles(*, head_width: int, value_width: int, dtype: torch.dtype, arch: str) -> AttentionTiles:
+    """Returns the settings of the forward kernel."""
+    if arch == INTERPRETER:
+        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
+    width = max(padded_width(head_width), padded_width(value_width))
+    if dtype == torch.float32:
+        return _full_precision_tiles(width)
+    if arch != _HOPPER:
+        return AttentionTiles(block_m=64, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=2)
+    if width <= 64:
+        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=3)
+    if width <= 128:
+        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=2)
+    return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=2)
+
+
+def attention_key_value_gradient_tiles(
+    *, head_width: int, value_width: int, dtype: torch.dtype, arch: str
+) -> AttentionTiles:
+    """Returns the settings of the kernel for the gradients of key and value."""
+    if arch == INTERPRETER:
+        return AttentionTiles(block_m=32, block_n=64, num_warps=4, num_stages=1)
+    width = max(padded_width(head_width), padded_width(value_width))
+    if dtype == torch.float32:
+        return _full_precision_tiles(width)
+    if arch != _HOPPER:
+        return AttentionTiles(block_m=32, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=1)
+    if width <= 64:
+        return AttentionTiles(block_m=64, block_n=128, num_warps=8, num_stages=2)
+    if width <= 128:
+        return AttentionTiles(block_m=64, block_n=128, num_warps=8, num_stages=2)
+    return AttentionTiles(block_m=64, block_n=64, num_warps=8, num_stages=1)
+
+
+def attention_query_gradient_tiles(
+    *, head_width: int, value_width: int, dtype: torch.dtype, arch: str
+) -> AttentionTiles:
+    """Returns the settings of the kernel for the gradient of query."""
+    if arch == INTERPRETER:
+        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
+    width = max(padded_width(head_width), padded_width(value_width))
+    if dtype == torch.float32:
+        return _full_precision_tiles(width)
+    if arch != _HOPPER:
+        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
+    if width <= 64:
+        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=2)
+    if width <= 128:
+        return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=2)
+    return AttentionTiles(block_m=64, block_n=64, num_warps=8, num_stages=1)
+
+
+def rms_norm_tiles(*, width: int, arch: str) -> NormTiles:
+    """Returns the settings of the RMSNorm kernels: about 4096 values a program, 16 values a thread."""
+    if arch == INTERPRETER:
+        return NormTiles(block_rows=4, num_warps=4, num_programs=3)
+    block_rows = max(1, min(64, 4096 // padded_width(width)))
+    num_warps = min(16, max(4, padded_width(width) // 512))
+    return NormTiles(block_rows=block_rows, num_warps=num_warps, num_programs=4 * 132)
+
+
+def _full_precision_tiles(width: int) -> AttentionTiles:
+    """Returns tiles for float32, whose exact products run on the ordinary units and hold operands in registers."""
+    return AttentionTiles(block_m=32, block_n=32 if width <= 128 else 16, num_warps=8, num_stages=1)

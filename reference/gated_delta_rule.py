@@ -1,0 +1,148 @@
+"""The gated delta rule, one token after the other.
+
+Legend: B batch, T tokens, G query/key heads, H value heads, D query/key width, V value width, N packed sequences.
+
+Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule" (2024), equation 10; the
+ungated rule: Yang et al., "Parallelizing Linear Transformers with the Delta Rule over Sequence Length" (2024),
+section 2.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reference.checks import require_bounds, require_divisible, require_floats, require_shape
+from reference.l2_norm import l2_norm
+
+__all__ = ["GatedDeltaRuleOutput", "gated_delta_rule"]
+
+
+class GatedDeltaRuleOutput(NamedTuple):
+    """What the gated delta rule returns: ``out`` of every token and the state after the last."""
+
+    out: Tensor
+    final_state: Tensor
+
+
+def gated_delta_rule(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor,
+    *,
+    scale: float,
+    initial_state: Tensor | None = None,
+    normalize_qk: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> GatedDeltaRuleOutput:
+    """Returns what a decaying associative memory answers to the queries while keys and values are written to it.
+
+    Definition:
+        For every value head, with its state ``S (D, V)`` and for one token after the other::
+
+            S_t   = exp(log_decay_t) * S_{t-1}
+            S_t  += beta_t * k_t (v_t - S_t^T k_t)^T
+            out_t = scale * S_t^T q_t
+
+    Conventions:
+        Decay first, then the write (which reads the decayed state), then the read of the updated state. Value head
+        ``h`` uses query/key head ``h // (H/G)``. ``log_decay=None`` is 0, the plain delta rule; ``initial_state=None``
+        is 0. With ``normalize_qk`` queries and keys first pass through ``l2_norm`` with its epsilon 1e-6. With
+        ``cu_seqlens`` the sequences are packed in one batch entry and each starts from its own initial state; a
+        sequence may have no tokens.
+
+    Numerics:
+        Strictly the recurrence. With ``beta_t |k_t|^2 > 2`` it is unstable by nature and amplifies every rounding.
+
+    Args:
+        query: ``(B, T, G, D)``.
+        key: ``(B, T, G, D)``.
+        value: ``(B, T, H, V)``, ``H % G == 0``.
+        log_decay: ``(B, T, H)`` or None.
+        beta: ``(B, T, H)``.
+        scale: factor of the output.
+        initial_state: ``(B, H, D, V)``; packed ``(N, H, D, V)``.
+        normalize_qk: whether queries and keys are scaled to unit length.
+        cu_seqlens: ``(N + 1,)`` int32 or int64, from 0 to T; requires ``B = 1``.
+
+    Returns:
+        ``GatedDeltaRuleOutput(out, final_state)``: ``(B, T, H, V)`` and the shape of ``initial_state``, in the dtype
+        of query.
+
+    Raises:
+        TypeError: an argument is no tensor of the dtype of query, or offsets are not integers.
+        ValueError: shapes or devices disagree, H is no multiple of G, or ``cu_seqlens`` are no bounds of sequences.
+    """
+    _check(query, key, value, log_decay, beta)
+    B, T, G, D = query.shape
+    H, V = value.shape[2:]
+    bounds = None if cu_seqlens is None else require_bounds("cu_seqlens", cu_seqlens, num_tokens=T, device=query.device)
+    if bounds is not None and B != 1:
+        raise ValueError(f"query: got batch {B}, expected 1 with cu_seqlens")
+    num_states = B if bounds is None else len(bounds) - 1
+    if initial_state is None:
+        state = value.new_zeros(num_states, H, D, V)
+    else:
+        require_floats(query=query, initial_state=initial_state)
+        require_shape("initial_state", initial_state, B=num_states, H=H, D=D, V=V)
+        state = initial_state.clone()
+
+    if normalize_qk:
+        query, key = l2_norm(query), l2_norm(key)
+    queries = query.repeat_interleave(H // G, 2)
+    keys = key.repeat_interleave(H // G, 2)
+    if bounds is None:
+        return _recurrence(queries, keys, value, log_decay, beta, scale=scale, state=state)
+    parts = [
+        _recurrence(
+            queries[:, a:b],
+            keys[:, a:b],
+            value[:, a:b],
+            None if log_decay is None else log_decay[:, a:b],
+            beta[:, a:b],
+            scale=scale,
+            state=state[n : n + 1],
+        )
+        for n, (a, b) in enumerate(pairwise(bounds))
+    ]
+    return GatedDeltaRuleOutput(torch.cat([p.out for p in parts], 1), torch.cat([p.final_state for p in parts]))
+
+
+def _recurrence(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor,
+    *,
+    scale: float,
+    state: Tensor,
+) -> GatedDeltaRuleOutput:
+    """The three lines of the definition; all tensors have H heads here."""
+    decay = None if log_decay is None else log_decay.exp()[..., None, None]
+    outs = [value[:, :0]]
+    for t in range(value.shape[1]):
+        q, k = query[:, t].unsqueeze(-1), key[:, t].unsqueeze(-1)
+        v, b = value[:, t].unsqueeze(-2), beta[:, t, :, None, None]
+        if decay is not None:
+            state = decay[:, t] * state
+        state = state + b * k * (v - k.mT @ state)
+        outs.append(scale * (q.mT @ state).mT.squeeze(-1).unsqueeze(1))
+    return GatedDeltaRuleOutput(torch.cat(outs, 1), state)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor | None, beta: Tensor) -> None:
+    require_floats(query=query, key=key, value=value, beta=beta)
+    require_shape("query", query, B=None, T=None, G=None, D=None)
+    B, T, G, D = query.shape
+    require_shape("key", key, B=B, T=T, G=G, D=D)
+    require_shape("value", value, B=B, T=T, H=None, V=None)
+    H = value.shape[2]
+    require_divisible("value", H, by=G, divisor="query")
+    require_shape("beta", beta, B=B, T=T, H=H)
+    if log_decay is not None:
+        require_floats(query=query, log_decay=log_decay)
+        require_shape("log_decay", log_decay, B=B, T=T, H=H)

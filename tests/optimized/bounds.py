@@ -1,0 +1,76 @@
+"""Error bounds for the tests of the fast versions: unit roundoffs times the magnitudes of the terms.
+
+Letters: B batch, T query tokens, S key tokens, H query heads, D query/key head width, V value head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["AttentionBounds", "attention_bounds", "unit_roundoff"]
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Returns the largest relative error of rounding to nearest in ``dtype``."""
+    return torch.finfo(dtype).eps / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBounds:
+    """Largest legal absolute error of every result of attention, one tensor per result, of the result's shape."""
+
+    out: torch.Tensor
+    lse: torch.Tensor
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    sinks: torch.Tensor
+
+
+def attention_bounds(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    out_gradient: torch.Tensor,
+    lse_gradient: torch.Tensor,
+    sink_weights: torch.Tensor,
+    *,
+    scale: float,
+    dtype: torch.dtype,
+) -> AttentionBounds:
+    """Returns first-order bounds of attention whose heads are all expanded, ``query (B, H, T, D)``, in float64.
+
+    A logit is a sum of D products in float32 and is multiplied by ``scale``: it is off by at most
+    ``(D + 8) u32 |scale| sum_d |q_d k_d|``; the logsumexp adds S + 8 roundings relative to its own size and 1. The
+    weights ``p`` (B, H, T, S) inherit this as a relative error, and are rounded to the storage format once, as dS is.
+    Every sum of n terms adds ``n u32`` times the sum of their magnitudes, every stored result ``u`` times itself. The
+    factor 2 stands for the terms of second order and for results stored below the smallest normal number.
+    """
+    u32, u = unit_roundoff(torch.float32), unit_roundoff(dtype)
+    S, D, T, V = key.shape[2], query.shape[3], query.shape[2], value.shape[3]
+    tiny = torch.finfo(dtype).tiny
+    logits = query.abs() @ key.abs().mT * abs(scale)
+    # The weights carry the error of their own logit and that of the logsumexp, which is at most the largest of a row.
+    visible_logits = torch.where(weights > 0, logits, 0.0)
+    largest = visible_logits.amax(-1, keepdim=True) if S else visible_logits.new_zeros((*weights.shape[:3], 1))
+    relative = 2 * (D + 16) * u32 * (largest + 1) + (S + 8) * u32
+    out_scale = weights @ value.abs()
+    out = (relative + S * u32 + 2 * u) * out_scale
+    lse = relative.squeeze(-1) + u32 * (largest.squeeze(-1) + 1)
+    value_gradient = (weights * (relative + T * u32 + 2 * u)).mT @ out_gradient.abs()
+    # dS = p (dP - delta): dP and delta are sums of V products, delta also of the error of the stored output.
+    product = out_gradient.abs() @ value.abs().mT
+    delta = (out_gradient.abs() * out_scale).sum(-1, keepdim=True) + lse_gradient.abs()[..., None]
+    delta_error = (out_gradient.abs() * out).sum(-1, keepdim=True) + (V + 4) * u32 * delta
+    logit_gradient = weights * ((relative + (V + 4) * u32 + 2 * u) * (product + delta) + delta_error)
+    accumulated = weights * (product + delta)
+    query_gradient = abs(scale) * (logit_gradient + (S + 2 * D) * u32 * accumulated) @ key.abs()
+    key_gradient = abs(scale) * (logit_gradient + (T + 2 * D) * u32 * accumulated).mT @ query.abs()
+    sink_rows = sink_weights * (
+        (relative.squeeze(-1) + T * u32 + 4 * u32) * delta.squeeze(-1) + delta_error.squeeze(-1)
+    )
+    magnitudes = (out, lse, query_gradient, key_gradient, value_gradient, sink_rows.sum((0, 2)))
+    out, lse, query_gradient, key_gradient, value_gradient, sinks = (2 * bound + tiny for bound in magnitudes)
+    # The group of query heads that shares a key adds as many roundings; a gradient is then stored once more.
+    return AttentionBounds(out=out, lse=lse, query=query_gradient, key=key_gradient, value=value_gradient, sinks=sinks)

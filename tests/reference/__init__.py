@@ -1,0 +1,1 @@
+"""The references against facts and formulations that they do not share."""

@@ -1,0 +1,1 @@
+"""Second formulations of the operations, written independently of the references."""
