@@ -5,7 +5,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["compare", "interval", "time_pair"]
+__all__ = ["BASELINE", "compare", "interval", "time_pair"]
+
+BASELINE = "reference-fp64"
+"""Name of the arm that is the float64 reference on the same case: the honest slow baseline."""
 
 _CONFIDENCE = 0.99
 _SAME = 0.02

@@ -5,11 +5,10 @@ no freed reference result can be picked up here. Started by ``harness.execute``,
 """
 
 import contextlib
-import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,8 +21,8 @@ from harness.layouts import lay_out
 from harness.operations.base import Case, Inputs, Operation
 from harness.ops import operation
 from harness.poison import poisoned
-from harness.timing import time_pair
-from harness.truth import GRAD
+from harness.timing import BASELINE, time_pair
+from harness.truth import GRAD, promote
 from harness.variations import vary
 from harness.wire import receive, send
 from optimized.candidate import Candidate
@@ -140,7 +139,7 @@ class _Server:
             if sentence is not None:
                 return {"status": "unsupported", "sentence": str(sentence)}, {}
         before = call.bits()
-        with poisoned() as canaries:
+        with poisoned() as canaries, _launches() as launches:
             started = time.perf_counter()
             outputs = call.outputs(function)
             _synchronize(self._device)
@@ -156,7 +155,7 @@ class _Server:
             "changed": [name for name, bits in before.items() if after[name] != bits],
             "killed_canaries": canaries.killed(),
             "missing": [name for name, grad in gradients.items() if grad is None],
-            "interpreted": _is_interpreting(),
+            "interpreted": launches.count > 0,
         }
         tensors = {name: item.detach() for name, item in outputs.items()}
         tensors |= {GRAD + name: grad for name, grad in gradients.items() if grad is not None}
@@ -165,13 +164,21 @@ class _Server:
     def _time(self, request: Mapping[str, Any]) -> dict[str, Any]:
         row, case, inputs = prepare(request["case"])
         arms = []
+        with_gradients = request["phase"] != "forward"
         for name in request["candidates"]:
-            candidate, function = self._candidate(request.get("plugin"), name)
-            with_gradients = request["phase"] != "forward" and candidate.differentiable
-            call = Call(row, case, inputs, self._device, with_gradients=with_gradients)
+            if name == BASELINE:
+                wide = Inputs(
+                    tensors=promote(inputs.tensors), options=inputs.options, cotangents=promote(inputs.cotangents)
+                )
+                call = Call(row, case, wide, self._device, with_gradients=with_gradients)
+                function: Callable[..., Any] = row.reference
+            else:
+                call = Call(row, case, inputs, self._device, with_gradients=with_gradients)
+                _, function = self._candidate(request.get("plugin"), name)
             arms.append(_timed(call, function, request["phase"]))
-        seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
-        return {"status": "ok", "seconds": seconds, "interpreted": _is_interpreting()}
+        with _launches() as launches:
+            seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
+        return {"status": "ok", "seconds": seconds, "interpreted": launches.count > 0}
 
 
 def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
@@ -196,10 +203,33 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _is_interpreting() -> bool:
-    """Returns whether Triton is loaded and runs kernels in its interpreter, whose speed says nothing."""
-    triton = sys.modules.get("triton")
-    return triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
+class _Launches:
+    """How often a kernel was run by Triton's interpreter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@contextlib.contextmanager
+def _launches() -> Iterator[_Launches]:
+    """Counts the interpreter's launches: a kernel's time under the interpreter says nothing about the kernel."""
+    launches = _Launches()
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None:
+        yield launches
+        return
+    executor = interpreter.GridExecutor
+    original = executor.__call__
+
+    def counted(self: object, *args: object, **kwargs: object) -> object:
+        launches.count += 1
+        return original(self, *args, **kwargs)
+
+    executor.__call__ = counted
+    try:
+        yield launches
+    finally:
+        executor.__call__ = original
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def _add_queries(
     left: tl.tensor,
     right: tl.tensor,
     MASKED: tl.constexpr,
+    HEADS_PER_KEY: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     HAS_LEFT: tl.constexpr,
@@ -45,13 +46,20 @@ def _add_queries(
     DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ) -> tl.tensor:
-    """Adds the query tiles from ``begin`` to ``end``; ``positions`` are those of the keys, counted in queries."""
-    for start in range(begin, end, BLOCK_M):
+    """Adds the query tiles from ``begin`` to ``end`` of all heads of the group.
+
+    ``positions`` are those of the keys, counted in queries. One loop runs over heads and tiles: it keeps loading ahead
+    from one head to the next, and an outer loop would hold the addresses of all three parts in registers at once.
+    """
+    num_tiles = tl.maximum(end - begin + BLOCK_M - 1, 0) // BLOCK_M
+    for index in range(0, num_tiles * HEADS_PER_KEY):
+        head = tl.cast(tl.cast(index, tl.int32) // num_tiles, tl.int64)
+        start = begin + tl.cast(index, tl.int32) % num_tiles * BLOCK_M
         queries = start + tl.arange(0, BLOCK_M)
         is_query = queries < T
         first = tl.cast(start, tl.int64)
         query = load_rows(
-            query_base + first * query_strides[1],
+            query_base + first * query_strides[1] + head * query_strides[2],
             is_query,
             query_strides[1],
             query_strides[3],
@@ -60,13 +68,13 @@ def _add_queries(
             BLOCK_D,
             MASKED=MASKED,
         )
-        lse2 = tl.load(lse2_base + queries, mask=is_query, other=float("inf"))
+        lse2 = tl.load(lse2_base + head * T + queries, mask=is_query, other=float("inf"))
         logits = tl.dot(key, tl.trans(query), input_precision="ieee") * scale_log2
         if MASKED:
             logits = hide_outside(logits, positions[:, None] - queries[None, :], left, right, HAS_LEFT, HAS_RIGHT)
         weights = tl.exp2(logits - lse2[None, :])
         out_gradient = load_rows(
-            out_gradient_base + first * out_gradient_strides[1],
+            out_gradient_base + first * out_gradient_strides[1] + head * out_gradient_strides[2],
             is_query,
             out_gradient_strides[1],
             out_gradient_strides[3],
@@ -78,7 +86,7 @@ def _add_queries(
         value_gradient = tl.dot(
             to_operand(weights, DTYPE, INTERPRETED), out_gradient, value_gradient, input_precision="ieee"
         )
-        delta = tl.load(delta_base + queries, mask=is_query, other=0.0)
+        delta = tl.load(delta_base + head * T + queries, mask=is_query, other=0.0)
         weight_gradient = tl.dot(value, tl.trans(out_gradient), input_precision="ieee")
         logit_gradient = weights * (weight_gradient - delta[None, :])
         key_gradient = tl.dot(
@@ -165,49 +173,49 @@ def key_value_gradient_kernel(
     positions = keys + (T - S)
     key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     value_gradient = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
-    for group in range(HEADS_PER_KEY):
-        head = key_head * HEADS_PER_KEY + group
-        row_base = (batch * H + head) * T
-        for part in tl.static_range(3):
-            if part == 0:
-                part_begin = begin
-                part_end = full_begin
-            elif part == 1:
-                part_begin = full_begin
-                part_end = full_end
-            else:
-                part_begin = full_end
-                part_end = end
-            if part != 0 or HAS_RIGHT:
-                key_gradient, value_gradient = _add_queries(
-                    key_gradient,
-                    value_gradient,
-                    key,
-                    value,
-                    query_pointer + batch * query_strides[0] + head * query_strides[2],
-                    out_gradient_pointer + batch * out_gradient_strides[0] + head * out_gradient_strides[2],
-                    lse2_pointer + row_base,
-                    delta_pointer + row_base,
-                    query_strides,
-                    out_gradient_strides,
-                    positions,
-                    part_begin,
-                    part_end,
-                    T,
-                    scale_log2,
-                    left,
-                    right,
-                    part != 1,
-                    WIDTH,
-                    VALUE_WIDTH,
-                    HAS_LEFT,
-                    HAS_RIGHT,
-                    BLOCK_M,
-                    BLOCK_D,
-                    BLOCK_V,
-                    DTYPE,
-                    INTERPRETED,
-                )
+    head = key_head * HEADS_PER_KEY
+    row_base = (batch * H + head) * T
+    for part in tl.static_range(3):
+        if part == 0:
+            part_begin = begin
+            part_end = full_begin
+        elif part == 1:
+            part_begin = full_begin
+            part_end = full_end
+        else:
+            part_begin = full_end
+            part_end = end
+        if part != 0 or HAS_RIGHT:
+            key_gradient, value_gradient = _add_queries(
+                key_gradient,
+                value_gradient,
+                key,
+                value,
+                query_pointer + batch * query_strides[0] + head * query_strides[2],
+                out_gradient_pointer + batch * out_gradient_strides[0] + head * out_gradient_strides[2],
+                lse2_pointer + row_base,
+                delta_pointer + row_base,
+                query_strides,
+                out_gradient_strides,
+                positions,
+                part_begin,
+                part_end,
+                T,
+                scale_log2,
+                left,
+                right,
+                part != 1,
+                HEADS_PER_KEY,
+                WIDTH,
+                VALUE_WIDTH,
+                HAS_LEFT,
+                HAS_RIGHT,
+                BLOCK_M,
+                BLOCK_D,
+                BLOCK_V,
+                DTYPE,
+                INTERPRETED,
+            )
     # A hidden key was loaded as 0, which does not make its weights 0; its row is its own and is dropped here.
     key_gradient = tl.where(is_key[:, None], key_gradient * scale, 0.0)
     value_gradient = tl.where(is_key[:, None], value_gradient, 0.0)

@@ -1,6 +1,6 @@
 r"""Gated delta rule in chunks, plain torch, differentiable by autograd.
 
-A chunk of ``C`` tokens that starts from the state ``S`` writes the rows ``d`` that solve a unit lower triangular system,
+A chunk of ``C`` tokens that starts from the state ``S`` writes the rows ``d`` that solve a triangular system,
 
     (I + A) d = beta (v - exp(g) K S),      A_ij = beta_i exp(g_i - g_j) (k_i . k_j)   for i > j,
 
@@ -59,7 +59,11 @@ def chunked_delta_rule(
     chunk_size: int = 64,
     round_operands: bool = False,
 ) -> DeltaRuleOutput:
-    """Gated delta rule: ``S_t = exp(a_t) S_{t-1}``, ``S_t += beta_t k_t (v_t - S_t^T k_t)^T``, ``out_t = scale S_t^T q_t``.
+    """Gated delta rule, token after token: decay, delta write, read.
+
+        S_t   = exp(log_decay_t) S_{t-1}
+        S_t  += beta_t k_t (v_t - S_t^T k_t)^T
+        out_t = scale S_t^T q_t
 
     Computes in float32, for float64 inputs in float64. Gradients flow to every tensor argument, from both results.
 
@@ -94,13 +98,15 @@ def chunked_delta_rule(
     if state is None:
         sequences = query.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
         state = query.new_zeros((sequences, value.shape[2], query.shape[3], value.shape[3]), dtype=arithmetic)
-    queries, keys = (_spread_heads(x.to(arithmetic), heads=value.shape[2], is_normalized=normalize_qk) for x in (query, key))
+    queries, keys = (
+        _spread_heads(x.to(arithmetic), heads=value.shape[2], is_normalized=normalize_qk) for x in (query, key)
+    )
     values = value.to(arithmetic)
     rates = beta.to(arithmetic)
     decays = torch.zeros_like(rates) if log_decay is None else log_decay.to(arithmetic)
     operand_dtype = query.dtype if round_operands else arithmetic
     offsets = [0, query.shape[1]] if cu_seqlens is None else cu_seqlens.tolist()
-    states = [state] if cu_seqlens is None else list(state.split(1))
+    states = [state] if cu_seqlens is None else [state[i : i + 1] for i in range(len(state))]
     outs, ends = [], []
     for start, stop, begin in zip(offsets[:-1], offsets[1:], states, strict=True):
         tokens = slice(start, stop)
@@ -170,7 +176,8 @@ def _scan(
 def _split(x: torch.Tensor, chunk_size: int) -> torch.Tensor:
     """Turns ``(B, T, H, width)`` into ``(B, H, chunks, C, width)``; tokens added at the end neither decay nor write."""
     padded = functional.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % chunk_size))
-    return padded.unflatten(2, (padded.shape[2] // chunk_size, chunk_size))
+    B, H, tokens, width = padded.shape
+    return padded.reshape(B, H, tokens // chunk_size, chunk_size, width)
 
 
 def _round(x: torch.Tensor, operand_dtype: torch.dtype) -> torch.Tensor:

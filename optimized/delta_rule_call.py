@@ -5,6 +5,7 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -98,9 +99,9 @@ def _count_sequences(cu_seqlens: torch.Tensor, *, batch: int, tokens: int) -> in
         raise ValueError(f"cu_seqlens: got it with a batch of {batch}, expected packed sequences in a batch of 1")
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(
-            f"cu_seqlens: got {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}, expected integers of shape (N + 1,)"
+            f"cu_seqlens: got {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}, expected integers in (N + 1,)"
         )
     offsets = cu_seqlens.tolist()
-    if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in zip(offsets, offsets[1:], strict=False)):
+    if offsets[0] != 0 or offsets[-1] != tokens or any(a > b for a, b in pairwise(offsets)):
         raise ValueError(f"cu_seqlens: got {offsets}, expected offsets that rise from 0 to the {tokens} tokens")
     return len(offsets) - 1

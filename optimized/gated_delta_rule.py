@@ -123,7 +123,11 @@ def gated_delta_rule(
     normalize_qk: bool = False,
     cu_seqlens: torch.Tensor | None = None,
 ) -> DeltaRuleOutput:
-    """Gated delta rule: ``S_t = exp(a_t) S_{t-1}``, ``S_t += beta_t k_t (v_t - S_t^T k_t)^T``, ``out_t = scale S_t^T q_t``.
+    """Gated delta rule, token after token: decay, delta write, read.
+
+        S_t   = exp(log_decay_t) S_{t-1}
+        S_t  += beta_t k_t (v_t - S_t^T k_t)^T
+        out_t = scale S_t^T q_t
 
     float32, bfloat16 and float16 storage; the state, all sums and the triangular solve are float32. Gradients flow to
     every tensor argument, from both results, in the dtype of the argument; two runs give the same bits.

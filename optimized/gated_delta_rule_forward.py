@@ -3,7 +3,8 @@
 ``prepare`` works on every chunk alone: decays, the inverse of the unit lower triangular ``I + A`` and the masked
 products of queries with keys. ``carry_state`` goes from chunk to chunk with the state in float32 registers,
 
-    P = K S,   d = (I + A)^-1 beta (v - exp(g) P),   out = scale exp(g) Q S + M d,   S <- exp(g_C) S + K^T exp(g_C - g) d,
+    P = K S,    d = (I + A)^-1 beta (v - exp(g) P),    out = scale exp(g) Q S + M d,
+    S <- exp(g_C) S + K^T exp(g_C - g) d,
 
 and the backward pass runs it once more to store the states and ``d`` instead of the output. Formulas and source are in
 ``chunked_delta_rule.py``. Roundings to the storage format: normalised queries and keys, the inverse, ``M`` (with the
@@ -80,10 +81,11 @@ def chunk_decay(log_decay: tl.tensor, CHUNK: tl.constexpr, TRANSPOSED: tl.conste
     column = tl.arange(0, CHUNK)[None, :]
     if TRANSPOSED:
         sums = tl.cumsum(tl.where(row < column, log_decay[None, :], 0.0), axis=1)
-        return tl.where(row <= column, sums, float("-inf"))
+        sums = tl.where(row <= column, sums, float("-inf"))
     else:
         sums = tl.cumsum(tl.where(row > column, log_decay[:, None], 0.0), axis=0)
-        return tl.where(row >= column, sums, float("-inf"))
+        sums = tl.where(row >= column, sums, float("-inf"))
+    return sums
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
@@ -93,7 +95,7 @@ def unit_lower_inverse(coupling: tl.tensor, CHUNK: tl.constexpr, PRECISION: tl.c
     From the inverses ``L11`` and ``L22`` of two neighbouring diagonal blocks follows that of the block of both, whose
     lower left quarter is ``-L22 A21 L11``: with all ``A21`` of one size in one matrix, two products do it for all
     blocks. The errors are those of substitution. A product of powers, ``(I - A)(I + A^2)(I + A^4)...``, would need as
-    many products but fails for near-parallel keys: entries of ``A^32`` reach 1e18 where those of the inverse stay below 1.
+    many products but fails for near-parallel keys: entries of ``A^32`` reach 1e18 where the inverse's stay below 1.
     """
     LEVELS: tl.constexpr = 4 + CHUNK // 32
     row = tl.arange(0, CHUNK)[:, None]
@@ -144,7 +146,7 @@ def prepare_kernel(
     gates = (batch * T + rows) * H + head
     rates = tl.load(beta + gates, mask=rows < T, other=0.0).to(tl.float32)
     decays = tl.load(log_decay + gates, mask=rows < T, other=0.0).to(tl.float32)
-    between = chunk_decay(decays, CHUNK, False)
+    between = chunk_decay(decays, CHUNK, TRANSPOSED=False)
     tl.store(from_start + program * CHUNK + token, tl.cumsum(decays, axis=0))
     is_last_row = token[:, None] == CHUNK - 1
     tl.store(to_end + program * CHUNK + token, tl.sum(tl.where(is_last_row, between, 0.0), axis=0))

@@ -7,15 +7,16 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 ``C`` tokens of a chunk.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import triton
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from optimized.delta_rule_call import L2_NORM_EPS, DeltaRuleOutput
-from optimized.gated_delta_rule_backward import carry_cotangent_kernel, gradient_kernel
+from optimized.gated_delta_rule_backward import carry_cotangent_kernel
 from optimized.gated_delta_rule_forward import carry_state_kernel, prepare_kernel
+from optimized.gated_delta_rule_gradient import gradient_kernel
 from optimized.gated_delta_rule_tiling import DeltaRuleTiling, choose_tiling
 from optimized.precision import (
     allocate_output,
@@ -79,7 +80,8 @@ def launch_gated_delta_rule(
         dtype=query.dtype,
     )
     settings = _Settings(query.dtype, float(scale), L2_NORM_EPS if normalize_qk else 0.0, tiling)
-    out, final_state = _GatedDeltaRule.apply(query, key, value, log_decay, beta, initial_state, settings)
+    tensors = (query, key, value, log_decay, beta, initial_state)
+    out, final_state = _GatedDeltaRule.apply(*tensors, settings)  # type: ignore[no-untyped-call]  # torch leaves it so
     return DeltaRuleOutput(out, final_state)
 
 
@@ -87,8 +89,8 @@ class _GatedDeltaRule(torch.autograd.Function):
     """Keeps the arguments and the results of ``prepare``; states are computed again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        *tensors, settings = arguments
+    def forward(ctx: FunctionCtx, *arguments: torch.Tensor | _Settings | None) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors, settings = cast("tuple[torch.Tensor, ...]", arguments[:-1]), cast("_Settings", arguments[-1])
         inputs = _as_inputs(*tensors)
         with non_stop_arithmetic():
             chunks = _prepare(inputs, settings)
@@ -98,8 +100,12 @@ class _GatedDeltaRule(torch.autograd.Function):
         return finish_output(out, dtype=settings.dtype), final_state
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc, untyped-decorator]  # torch does not annotate it
-    def backward(ctx: Any, out_gradient: torch.Tensor, final_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 (torch hands its own node, with the attributes that forward set)
+        out_gradient: torch.Tensor,
+        final_gradient: torch.Tensor,
+    ) -> tuple[torch.Tensor | None, ...]:
         tensors, chunks = ctx.saved_tensors[:6], _Chunks(*ctx.saved_tensors[6:])
         inputs, settings = _as_inputs(*tensors), ctx.settings
         with non_stop_arithmetic():

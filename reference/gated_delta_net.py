@@ -25,6 +25,7 @@ from reference.log_sigmoid_decay import log_sigmoid_decay
 from reference.mamba_decay import mamba_decay
 from reference.rms_norm import rms_norm
 from reference.short_conv import short_conv
+from reference.sigmoid import sigmoid
 from reference.silu_mul import silu_mul
 
 __all__ = ["gated_delta_net"]
@@ -115,7 +116,7 @@ def gated_delta_net(
         key.reshape(B, T, num_query_key_heads, head_qk_dim),
         value.reshape(B, T, num_value_heads, head_v_dim),
         _log_decay(x, parameters, decay_gate),
-        (x @ parameters["b_proj.weight"].mT).sigmoid(),
+        sigmoid(x @ parameters["b_proj.weight"].mT),
         scale=head_qk_dim**-0.5,
         normalize_qk=use_qk_l2norm,
     ).out

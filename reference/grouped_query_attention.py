@@ -16,6 +16,7 @@ from reference.checks import require_divisible, require_floats, require_paramete
 from reference.flash_sdpa import flash_sdpa, require_key_mask
 from reference.rms_norm import rms_norm
 from reference.rope import RopeStyle, rope
+from reference.sigmoid import sigmoid
 
 __all__ = ["grouped_query_attention"]
 
@@ -105,7 +106,7 @@ def grouped_query_attention(
     k = torch.cat((rope(k[..., :R], cos, sin, style=rope_style), k[..., R:]), -1)
     out = flash_sdpa(q, k, v, attention_mask, {}, is_causal=is_causal, scale=head_dim**-0.5).flatten(2)
     if enable_output_gate:
-        out = out * (hidden_states @ parameters["gate_proj.weight"].mT).sigmoid()
+        out = out * sigmoid(hidden_states @ parameters["gate_proj.weight"].mT)
     return out @ parameters["o_proj.weight"].mT
 
 

@@ -7,9 +7,10 @@ Source: the short convolution of H3 (Fu et al., 2022, section 3.1) and Mamba (Gu
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 
 from reference.checks import require_bool, require_floats, require_shape
+from reference.sigmoid import sigmoid
 
 __all__ = ["short_conv"]
 
@@ -52,4 +53,4 @@ def short_conv(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) -> Tens
     total = weight[:, 0] * padded[:, :T]
     for j in range(1, K):
         total = total + weight[:, j] * padded[:, j : j + T]
-    return silu(total)
+    return total * sigmoid(total)

@@ -5,9 +5,9 @@ Transformer" (2020), equation 6 (the gate).
 """
 
 from torch import Tensor
-from torch.nn.functional import silu
 
 from reference.checks import require_floats, require_shape
+from reference.sigmoid import sigmoid
 
 __all__ = ["silu_mul"]
 
@@ -35,4 +35,4 @@ def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
     """
     require_floats(gate=gate, x=x)
     require_shape("x", x, **{f"axis_{i}": length for i, length in enumerate(gate.shape)})
-    return silu(gate) * x
+    return gate * sigmoid(gate) * x

@@ -24,6 +24,7 @@ __all__ = [
     "inverse",
     "join",
     "multiply",
+    "multiply_through_state",
     "operand",
     "rounds_operands",
     "scaled_operand",
@@ -67,6 +68,22 @@ def scaled_operand(arithmetic: Arithmetic, point: str, x: Tensor, factor: Tensor
 def multiply(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor) -> Tensor:
     """Returns the product of two operands; its gradients are two products with the rounded gradient."""
     return _apply(_Multiply, left, right, arithmetic, point)
+
+
+def multiply_through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
+    """Returns the product of two operands, with the error of a recurrence that has the product in its state.
+
+    A recurrence rounds ``k_jd r_jv`` in the state before it multiplies by ``q_id``, and backward ``q_id do_iv``. Where
+    ``left_ij``, a sum of ``q_id k_jd``, is small by cancellation, those errors are not.
+
+    Args:
+        arithmetic: formats and roundings.
+        point: name.
+        left: ``(K, ..., C, C)``.
+        right: ``(K, ..., C, V)``.
+        squares: sums of the squared terms of ``left``, one sample.
+    """
+    return _apply(_MultiplyThroughState, left, right, squares, arithmetic, point)
 
 
 def gradient_in_storage(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
@@ -187,6 +204,36 @@ class _Multiply(torch.autograd.Function):
         grad_left = arithmetic.product(f"{ctx.point}.left.grad", grad, right.transpose(-1, -2))
         grad_right = arithmetic.product(f"{ctx.point}.right.grad", left.transpose(-1, -2), grad)
         return arithmetic.all_samples(grad_left), arithmetic.all_samples(grad_right), None, None
+
+
+class _MultiplyThroughState(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context, left: Tensor, right: Tensor, squares: Tensor, arithmetic: Arithmetic, point: str
+    ) -> Tensor:
+        ctx.arithmetic, ctx.point = arithmetic, point
+        squares = left[:1].square() + squares
+        ctx.save_for_backward(left, right, squares)
+        return arithmetic.round_intermediate(point, _through_state(arithmetic, point, left, right, squares))
+
+    @staticmethod
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        arithmetic, point = ctx.arithmetic, ctx.point
+        left, right, squares = ctx.saved_tensors
+        grad = arithmetic.round_operand(f"{point}.grad", grads[0])
+        grad_left = arithmetic.all_samples(arithmetic.product(f"{point}.left.grad", grad, right.transpose(-1, -2)))
+        left, squares = left.transpose(-1, -2), squares.transpose(-1, -2)
+        grad_right = _through_state(arithmetic, f"{point}.right.grad", left, grad, squares)
+        return grad_left, arithmetic.all_samples(grad_right), None, None, None
+
+
+def _through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
+    left, right = shared(left), shared(right)
+
+    def gauge() -> Tensor:
+        return (squares @ right[:1].square()).mul_(left.shape[-1] / 2).sqrt_()
+
+    return arithmetic.rounding.accumulate(point, left @ right, gauge, arithmetic.recipe.accumulator)
 
 
 class _GradientInStorage(torch.autograd.Function):

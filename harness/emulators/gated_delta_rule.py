@@ -40,6 +40,7 @@ from harness.emulators.delta_rule_points import (
     inverse,
     join,
     multiply,
+    multiply_through_state,
     operand,
     rounds_operands,
     scaled_operand,
@@ -157,7 +158,8 @@ def _sequence(
     recalled = multiply(arithmetic, "recalled", query, states)
     recalled = recalled * arithmetic.spread("recalled.decay", from_start, recalled.shape)
     residuals = gradient_in_storage(arithmetic, "residual.local", residuals)
-    out = (recalled + multiply(arithmetic, "local", scores, residuals)) * scale
+    squares = _squares(query, read_key, between)
+    out = (recalled + multiply_through_state(arithmetic, "local", scores, residuals, squares)) * scale
     return join(out, tokens), state
 
 
@@ -176,6 +178,12 @@ def _decay_between(arithmetic: Arithmetic, gate: Tensor) -> Tensor:
     columns = arithmetic.spread("gate.columns", gate.transpose(-1, -2), square)
     # exp of a positive difference can overflow, and 0 * inf is NaN: mask first.
     return arithmetic.approximate("decay.between", (rows - columns).tril().exp())
+
+
+def _squares(query: Tensor, key: Tensor, between: Tensor) -> Tensor:
+    """Returns the sums of the squared terms of the scores, one sample ``(1, B, H, N, C, C)``."""
+    query, key, between = (x.detach()[:1].square() for x in (query, key, between))
+    return (query @ key.transpose(-1, -2) * between).tril()
 
 
 def _scan(

@@ -1,8 +1,9 @@
 """L2 normalisation as kernels do it: squares, their sum, one reciprocal root per row, one product.
 
 Rounding points: ``squares`` (eager only), ``total``, ``shifted`` (sum plus eps), ``root`` (the reciprocal root),
-``root.cube`` (its third power, in the derivative) and, eager only, the gradients that meet in x: ``x.squares.grad``,
-``x.rows.grad``, and the products under the root's gradient, ``products.grad``.
+``root.cube`` (its third power, in the derivative) and, eager only, ``rows`` (a share of the root's noise in every
+element), the gradients that meet in x, ``x.squares.grad`` and ``x.rows.grad``, and the products under the root's
+gradient, ``products.grad``.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic, shared
-from harness.emulators.parts import gradient_kept
+from harness.emulators.parts import gradient_kept, on_gradient
+from harness.emulators.rounding import half_ulp, unit
 
 __all__ = ["emulate", "unit_rows"]
 
@@ -34,7 +36,7 @@ def unit_rows(arithmetic: Arithmetic, x: Tensor, *, count: int, eps: float) -> T
     The noise of a row's root, forward and backward, moves the whole row; with that of the sums it covers what a fused
     kernel does to single elements, except for the product itself, whose rounding is that of the result.
     """
-    for_squares = gradient_kept(arithmetic, "x.squares", x)
+    for_squares = _spread_gradient(arithmetic, "x.squares", x)
     squares = for_squares * for_squares
     if arithmetic.is_eager:
         # Their gradient is one stored number per row: it needs no second rounding.
@@ -46,7 +48,27 @@ def unit_rows(arithmetic: Arithmetic, x: Tensor, *, count: int, eps: float) -> T
     shifted = shifted + (shifted.detach().clamp_min(eps) - shifted.detach())
     root = _InverseRoot.apply(shifted, arithmetic)  # type: ignore[no-untyped-call]  # autograd.Function is untyped
     column = gradient_kept(arithmetic, "products", arithmetic.spread("root", root, x.shape))
-    return gradient_kept(arithmetic, "x.rows", x) * column
+    rows = _spread_gradient(arithmetic, "x.rows", x) * column
+    return arithmetic.approximate("rows", rows, unit(arithmetic.intermediates)) if arithmetic.is_eager else rows
+
+
+def _spread_gradient(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
+    """Returns x; an eager implementation stores the gradient of this use, and it gets the noise of two roundings.
+
+    Most of the error is that of the row's few stored numbers. Eight samples of a number can all lie near zero, which
+    happens to one row in some thousand; elements each with a noise of the same size cannot.
+    """
+    if not arithmetic.is_eager:
+        return x
+    fmt = arithmetic.intermediates
+
+    def change(grad: Tensor) -> Tensor:
+        grad = shared(grad)
+        return arithmetic.rounding.accumulate(
+            f"{point}.grad", grad, lambda: half_ulp(grad, fmt).mul_(2.0 / unit(fmt)), fmt
+        )
+
+    return on_gradient(arithmetic, x, change)
 
 
 class _InverseRoot(torch.autograd.Function):

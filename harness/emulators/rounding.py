@@ -6,8 +6,8 @@ unit in the last place at the lower end of a binade, the largest relative error 
 Random rounding is Monte-Carlo arithmetic (Parker 1997, "Monte Carlo arithmetic: exploiting randomness in
 floating-point arithmetic"; tools Verificarlo and Verrou) with one change: **the direction depends on the value**, a
 hash of its leading 40 significant bits and the sample's seed, never on its position. A real kernel rounds equal values
-alike, so rows in which many softmax weights are equal err coherently; independent noise per element would call them
-faulty.
+alike and opposite values oppositely, so rows in which many softmax weights are equal err coherently; independent noise
+per element would call them faulty.
 
 The first axis of every tensor is the sample axis.
 """
@@ -30,6 +30,8 @@ FORMAT_BITS: Mapping[str, tuple[int, int]] = {
 """Significant bits and smallest normal exponent of each format."""
 
 _EXPONENT_MASK = 0x7FF0000000000000
+_MAGNITUDE = 0x7FFFFFFFFFFFFFFF
+_SIGN = -(2**63)
 _HASH_BITS = 12
 _FIRST = -7046029254386353131  # odd 64-bit multipliers of splitmix64 (Steele, Lea, Flood 2014), as signed integers
 _SECOND = -4658895280553007687
@@ -146,17 +148,22 @@ class Random:
         return self._noise(value).mul_(value * error).add_(value)
 
     def _noise(self, value: Tensor) -> Tensor:
-        """Returns numbers in (-1, 1), a function of the leading bits of the value and the sample alone."""
+        """Returns numbers in (-1, 1), an odd function of the leading bits of the value and of the sample alone.
+
+        Odd, because rounding to nearest is: scores of opposite keys are off by opposite amounts.
+        """
         shape = (self.samples, *([1] * (value.dim() - 1)))
+        bits = value.contiguous().view(torch.int64)
         # Rounding to 40 bits first: equal weights that differ in the last bits of float64 still round alike.
-        leading = (value.contiguous().view(torch.int64) + (1 << (_HASH_BITS - 1))) >> _HASH_BITS
+        leading = ((bits & _MAGNITUDE) + (1 << (_HASH_BITS - 1))) >> _HASH_BITS
         hashed = leading * self._multipliers.to(value.device).view(shape)
         hashed += self._offsets.to(value.device).view(shape)
         hashed ^= hashed >> 32
         hashed *= _FIRST
         hashed ^= hashed >> 29
         hashed *= _SECOND
-        return hashed.to(torch.float64).mul_(_TO_UNIT)
+        noise = hashed.to(torch.float64).mul_(_TO_UNIT)
+        return (noise.view(torch.int64) ^ (bits & _SIGN)).view(torch.float64)
 
 
 class Fault:

@@ -88,4 +88,4 @@ def convolution_by_loops(x: Tensor, weight: Tensor) -> Tensor:
 def half_ulp(exact: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns half a unit in the last place of ``dtype`` at each value, for values in its normal range."""
     exponent = torch.frexp(exact).exponent - 1
-    return torch.ldexp(torch.tensor(torch.finfo(dtype).eps / 2, dtype=torch.float64), exponent)
+    return torch.ldexp(torch.full_like(exact, torch.finfo(dtype).eps / 2), exponent)

@@ -1,0 +1,76 @@
+"""Profiles of the main job: how many cases per operation, how large, what is timed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import UsageError, nearest
+
+__all__ = ["PROFILES", "Profile", "profile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What ``attest run --profile NAME`` does.
+
+    Attributes:
+        device: where candidates run.
+        cases: cases per operation; operations that are not named take ``default_cases``.
+        default_cases: cases of every other operation.
+        largest: largest number of tokens; operations that are not named take ``default_largest``.
+        default_largest: largest number of tokens of every other operation.
+        timed: fields of the one case per operation whose speed is measured.
+        repeats: paired repetitions of a timing.
+        certify: whether the reference is certified by ball arithmetic when python-flint is there.
+    """
+
+    device: str = "cpu"
+    cases: Mapping[str, int] = field(default_factory=dict)
+    default_cases: int
+    largest: Mapping[str, int] = field(default_factory=dict)
+    default_largest: int
+    timed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    repeats: int = 21
+    certify: bool = True
+
+
+_TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
+    "rms_norm": {"batch": 2, "tokens": 256, "channels": 512},
+    "rope": {"batch": 2, "tokens": 256, "heads": 4, "width": 64},
+    "short_conv": {"batch": 2, "tokens": 256, "channels": 256},
+    "silu_mul": {"batch": 2, "tokens": 256, "channels": 512},
+    "attention": {
+        "batch": 2, "query_tokens": 96, "key_tokens": 96, "key_heads": 4, "group": 1, "head_dim": 64, "value_dim": 64,
+        "window_right": 0,
+    },
+    "gated_delta_rule": {"batch": 1, "tokens": 256, "key_heads": 2, "group": 1, "key_dim": 64, "value_dim": 64},
+}  # fmt: skip
+
+PROFILES: Mapping[str, Profile] = {
+    "quick": Profile(
+        cases={"attention": 48, "gated_delta_rule": 36, "rms_norm": 27},
+        default_cases=21,
+        largest={"gated_delta_rule": 80, "gated_delta_net": 48},
+        default_largest=80,
+        timed=_TIMED_SMALL,
+        repeats=11,
+    ),
+    "full": Profile(
+        cases={"attention": 600, "gated_delta_rule": 400}, default_cases=300, default_largest=160, timed=_TIMED_SMALL
+    ),
+    "gpu": Profile(
+        device="cuda", cases={"attention": 600, "gated_delta_rule": 400}, default_cases=200, default_largest=512,
+        timed=_TIMED_SMALL,
+    ),
+}  # fmt: skip
+
+
+def profile(name: str) -> Profile:
+    """Returns a profile.
+
+    Raises:
+        UsageError: there is no profile of this name.
+    """
+    if name not in PROFILES:
+        raise UsageError(f"--profile: got {name!r}, expected one of {', '.join(PROFILES)}{nearest(name, PROFILES)}")
+    return PROFILES[name]
