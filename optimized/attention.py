@@ -151,7 +151,9 @@ class _Attention(torch.autograd.Function):
         scale: float,
         window: tuple[int | None, int | None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = attention_forward(query, key, value, sinks, key_mask, scale=scale, window=window)
+        # Triton launches on the current device, which need not be that of the tensors (autograd sees to it backwards).
+        with torch.cuda.device_of(query):
+            out, lse = attention_forward(query, key, value, sinks, key_mask, scale=scale, window=window)
         ctx.save_for_backward(query, key, value, sinks, key_mask, out, lse)
         ctx.scale, ctx.window = scale, window
         ctx.set_materialize_grads(False)

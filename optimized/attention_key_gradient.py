@@ -52,7 +52,7 @@ def _add_queries(
     from one head to the next, and an outer loop would hold the addresses of all three parts in registers at once.
     """
     num_tiles = tl.maximum(end - begin + BLOCK_M - 1, 0) // BLOCK_M
-    for index in range(0, num_tiles * HEADS_PER_KEY):
+    for index in range(num_tiles * HEADS_PER_KEY):
         head = tl.cast(tl.cast(index, tl.int32) // num_tiles, tl.int64)
         start = begin + tl.cast(index, tl.int32) % num_tiles * BLOCK_M
         queries = start + tl.arange(0, BLOCK_M)

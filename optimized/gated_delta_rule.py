@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from optimized.delta_rule_call import DeltaRuleOutput, check_delta_rule_call
-from optimized.gated_delta_rule_launch import launch_gated_delta_rule
+from optimized.gated_delta_rule_autograd import launch_gated_delta_rule
 from optimized.gated_delta_rule_tiling import CHUNK_SIZES, MAX_WIDTH
 from optimized.precision import STORAGE_DTYPES, kernels_are_interpreted
 

@@ -17,7 +17,7 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 import triton
 import triton.language as tl
 
-from optimized.gated_delta_rule_forward import load_operand, load_tile
+from optimized.gated_delta_rule_forward import load_tile
 from optimized.precision import to_operand, to_stored
 
 __all__ = ["carry_cotangent_kernel"]
@@ -51,7 +51,6 @@ def carry_cotangent_kernel(
     CHUNK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    NORM_EPS: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -81,14 +80,8 @@ def carry_cotangent_kernel(
         chunk = tl.cast(num_chunks - 1 - step, tl.int64)
         place = sequence * num_chunks + chunk
         rows = chunk * CHUNK + token
-        keys = load_operand(
-            key_base, chunk * CHUNK, T, key_strides[1], key_strides[3],
-            NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED,
-        )  # fmt: skip
-        queries = load_operand(
-            query_base, chunk * CHUNK, T, query_strides[1], query_strides[3],
-            NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED,
-        )  # fmt: skip
+        keys = load_tile(key_base, chunk * CHUNK, T, key_strides[1], 0, key_strides[3], CHUNK, D, BLOCK_D)
+        queries = load_tile(query_base, chunk * CHUNK, T, query_strides[1], 0, query_strides[3], CHUNK, D, BLOCK_D)
         out_rows = load_tile(
             out_base, chunk * CHUNK, T, out_strides[1], first_column, out_strides[3], CHUNK, V, BLOCK_V
         )

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from optimized.precision import to_operand, to_stored
 
-__all__ = ["carry_state_kernel", "chunk_decay", "load_operand", "load_tile", "prepare_kernel"]
+__all__ = ["carry_state_kernel", "chunk_decay", "load_tile", "prepare_kernel"]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
@@ -49,7 +49,7 @@ def inverse_norm(x: tl.tensor, EPS: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
-def load_operand(
+def _load_operand(
     base: tl.tensor,
     first: tl.tensor,
     num_rows: tl.tensor,
@@ -120,6 +120,8 @@ def prepare_kernel(
     to_end: tl.tensor,
     inverse: tl.tensor,
     attention: tl.tensor,
+    normalized_query: tl.tensor,
+    normalized_key: tl.tensor,
     query_strides: tl.tensor,
     key_strides: tl.tensor,
     scale: float,
@@ -135,7 +137,10 @@ def prepare_kernel(
     DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ) -> None:
-    """Stores decays ``(B, H, chunks, C)``, inverse and ``scale M`` ``(B, H, chunks, C, C)``; one program per chunk."""
+    """Stores decays ``(B, H, chunks, C)``, inverse and ``scale M`` ``(B, H, chunks, C, C)``; one program per chunk.
+
+    With ``NORM_EPS`` the first head of a group also stores the normalised queries and keys, ``(B, T, G, D)``.
+    """
     program = tl.cast(tl.program_id(0), tl.int64)
     chunk = program % num_chunks
     head = (program // num_chunks) % H
@@ -150,7 +155,7 @@ def prepare_kernel(
     tl.store(from_start + program * CHUNK + token, tl.cumsum(decays, axis=0))
     is_last_row = token[:, None] == CHUNK - 1
     tl.store(to_end + program * CHUNK + token, tl.sum(tl.where(is_last_row, between, 0.0), axis=0))
-    keys = load_operand(
+    keys = _load_operand(
         key + batch * key_strides[0] + key_head * key_strides[2],
         chunk * CHUNK,
         T,
@@ -163,7 +168,7 @@ def prepare_kernel(
         DTYPE,
         INTERPRETED,
     )
-    queries = load_operand(
+    queries = _load_operand(
         query + batch * query_strides[0] + key_head * query_strides[2],
         chunk * CHUNK,
         T,
@@ -176,6 +181,13 @@ def prepare_kernel(
         DTYPE,
         INTERPRETED,
     )
+    if NORM_EPS > 0:
+        if head % HEADS_PER_KEY == 0:  # noqa: SIM102 (the outer condition is one of compilation)
+            channels = tl.arange(0, BLOCK_D)
+            offsets = ((batch * T + rows) * (H // HEADS_PER_KEY) + key_head)[:, None] * D + channels[None, :]
+            is_stored = (rows < T)[:, None] & (channels < D)[None, :]
+            tl.store(normalized_query + offsets, to_stored(queries, normalized_query), mask=is_stored)
+            tl.store(normalized_key + offsets, to_stored(keys, normalized_key), mask=is_stored)
     weights = tl.exp(between)
     keys_transposed = tl.trans(keys)
     square = program * CHUNK * CHUNK + token[:, None] * CHUNK + token[None, :]
@@ -215,7 +227,6 @@ def carry_state_kernel(
     CHUNK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    NORM_EPS: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     FOR_BACKWARD: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -249,10 +260,7 @@ def carry_state_kernel(
         place = sequence * num_chunks + chunk
         rows = chunk * CHUNK + token
         is_written = (rows < T)[:, None] & (columns < V)[None, :]
-        keys = load_operand(
-            key_base, chunk * CHUNK, T, key_strides[1], key_strides[3],
-            NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED,
-        )  # fmt: skip
+        keys = load_tile(key_base, chunk * CHUNK, T, key_strides[1], 0, key_strides[3], CHUNK, D, BLOCK_D)
         values = load_tile(
             value_base, chunk * CHUNK, T, value_strides[1], first_column, value_strides[3], CHUNK, V, BLOCK_V
         ).to(tl.float32)
@@ -269,10 +277,7 @@ def carry_state_kernel(
             rounded = to_stored(to_operand(written, DTYPE, INTERPRETED), delta)
             tl.store(delta + delta_offsets, rounded, mask=(columns < V)[None, :])
         else:
-            queries = load_operand(
-                query_base, chunk * CHUNK, T, query_strides[1], query_strides[3],
-                NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED,
-            )  # fmt: skip
+            queries = load_tile(query_base, chunk * CHUNK, T, query_strides[1], 0, query_strides[3], CHUNK, D, BLOCK_D)
             result = scale * decay * tl.dot(queries, operand, input_precision="ieee")
             scores = tl.load(attention + square)
             result += tl.dot(scores, to_operand(written, DTYPE, INTERPRETED), input_precision="ieee")

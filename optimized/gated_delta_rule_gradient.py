@@ -16,7 +16,7 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 import triton
 import triton.language as tl
 
-from optimized.gated_delta_rule_forward import chunk_decay, inverse_norm, load_operand, load_tile
+from optimized.gated_delta_rule_forward import chunk_decay, inverse_norm, load_tile
 from optimized.precision import to_operand, to_stored
 
 __all__ = ["gradient_kernel"]
@@ -195,6 +195,8 @@ def _pair_gradients(
 def gradient_kernel(
     query: tl.tensor,
     key: tl.tensor,
+    raw_query: tl.tensor,
+    raw_key: tl.tensor,
     value: tl.tensor,
     log_decay: tl.tensor,
     beta: tl.tensor,
@@ -211,6 +213,8 @@ def gradient_kernel(
     beta_gradient: tl.tensor,
     query_strides: tl.tensor,
     key_strides: tl.tensor,
+    raw_query_strides: tl.tensor,
+    raw_key_strides: tl.tensor,
     value_strides: tl.tensor,
     out_strides: tl.tensor,
     scale: float,
@@ -231,21 +235,15 @@ def gradient_kernel(
     program = tl.cast(tl.program_id(0), tl.int64)
     chunk = program % num_chunks
     group = program // num_chunks
-    groups = H // HEADS_PER_KEY
-    key_head = group % groups
-    batch = group // groups
+    key_head = group % (H // HEADS_PER_KEY)
+    batch = group // (H // HEADS_PER_KEY)
     key_base = key + batch * key_strides[0] + key_head * key_strides[2]
     query_base = query + batch * query_strides[0] + key_head * query_strides[2]
     first = chunk * CHUNK
     token = tl.arange(0, CHUNK)
     rows = first + token
-    channels = tl.arange(0, BLOCK_D)
-    keys = load_operand(
-        key_base, first, T, key_strides[1], key_strides[3], NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED
-    )
-    queries = load_operand(
-        query_base, first, T, query_strides[1], query_strides[3], NORM_EPS, CHUNK, D, BLOCK_D, DTYPE, INTERPRETED
-    )
+    keys = load_tile(key_base, first, T, key_strides[1], 0, key_strides[3], CHUNK, D, BLOCK_D)
+    queries = load_tile(query_base, first, T, query_strides[1], 0, query_strides[3], CHUNK, D, BLOCK_D)
     query_rows = tl.zeros((CHUNK, BLOCK_D), dtype=tl.float32)
     key_rows = tl.zeros((CHUNK, BLOCK_D), dtype=tl.float32)
     for member in range(HEADS_PER_KEY):
@@ -278,15 +276,20 @@ def gradient_kernel(
         query_rows += pair_queries
         key_rows += pair_keys
         from_later = tl.cumsum(pairs, axis=0, reverse=True) + outflow[None, :]
-        passing = tl.sum(tl.where(token[None, :] < token[:, None], from_later, 0.0), axis=1)
-        passing += tl.cumsum(inflow, axis=0, reverse=True) + whole * through
+        passing = tl.cumsum(inflow, axis=0, reverse=True) + whole * through
+        passing += tl.sum(tl.where(token[None, :] < token[:, None], from_later, 0.0), axis=1)
         tl.store(decay_gradient + gates, to_stored(passing, decay_gradient), mask=rows < T)
         tl.store(beta_gradient + gates, to_stored(rate_rows, beta_gradient), mask=rows < T)
+    query_base = raw_query + batch * raw_query_strides[0] + key_head * raw_query_strides[2]
     query_rows = _through_norm(
-        query_rows, query_base, first, T, query_strides[1], query_strides[3], NORM_EPS, CHUNK, D, BLOCK_D
+        query_rows, query_base, first, T, raw_query_strides[1], raw_query_strides[3], NORM_EPS, CHUNK, D, BLOCK_D
     )
-    key_rows = _through_norm(key_rows, key_base, first, T, key_strides[1], key_strides[3], NORM_EPS, CHUNK, D, BLOCK_D)
-    offsets = ((batch * T + rows) * groups + key_head)[:, None] * D + channels[None, :]
+    key_base = raw_key + batch * raw_key_strides[0] + key_head * raw_key_strides[2]
+    key_rows = _through_norm(
+        key_rows, key_base, first, T, raw_key_strides[1], raw_key_strides[3], NORM_EPS, CHUNK, D, BLOCK_D
+    )
+    channels = tl.arange(0, BLOCK_D)
+    offsets = ((batch * T + rows) * (H // HEADS_PER_KEY) + key_head)[:, None] * D + channels[None, :]
     is_inside = (rows < T)[:, None] & (channels < D)[None, :]
     tl.store(query_gradient + offsets, to_stored(query_rows, query_gradient), mask=is_inside)
     tl.store(key_gradient + offsets, to_stored(key_rows, key_gradient), mask=is_inside)

@@ -92,7 +92,9 @@ class _RmsNorm(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps, ctx.zero_centered = eps, zero_centered
-        return _normalise(x, weight, eps=eps, zero_centered=zero_centered)
+        # Triton launches on the current device, which need not be that of the tensors (autograd sees to it backwards).
+        with torch.cuda.device_of(x):
+            return launch_forward(x, weight, eps=eps, zero_centered=zero_centered)
 
     @staticmethod
     @once_differentiable
@@ -101,13 +103,14 @@ class _RmsNorm(torch.autograd.Function):
         out_gradient: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight = _differentiate(
+        of_x, of_weight = launch_backward(
             x, weight, out_gradient, eps=ctx.eps, zero_centered=ctx.zero_centered, of_weight=ctx.needs_input_grad[1]
         )
         return of_x, of_weight, None, None
 
 
-def _normalise(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered: bool) -> torch.Tensor:
+def launch_forward(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered: bool) -> torch.Tensor:
+    """Returns the output of checked arguments."""
     C = x.shape[-1]
     out = allocate_output(x.shape, dtype=x.dtype, device=x.device)
     tiles = rms_norm_tiles(width=C, arch=architecture(x.device))
@@ -134,7 +137,7 @@ def _normalise(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_center
     return finish_output(out, dtype=x.dtype)
 
 
-def _differentiate(
+def launch_backward(
     x: torch.Tensor,
     weight: torch.Tensor,
     out_gradient: torch.Tensor,
@@ -143,6 +146,7 @@ def _differentiate(
     zero_centered: bool,
     of_weight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Returns the gradients of x and, if wanted, of the weight."""
     C = x.shape[-1]
     gradient = allocate_output(x.shape, dtype=x.dtype, device=x.device)
     tiles = rms_norm_tiles(width=C, arch=architecture(x.device))
@@ -151,7 +155,6 @@ def _differentiate(
     num_programs = min(num_blocks, tiles.num_programs)
     partials = torch.empty((num_programs, C), dtype=torch.float32, device=x.device) if of_weight else None
     rows, cotangents = _as_rows(kernel_input(x)), _as_rows(kernel_input(out_gradient))
-    # The two may fall into different axes; their row numbers agree, and so each has its own sizes.
     if num_rows:
         with non_stop_arithmetic():
             backward_kernel[(num_programs,)](

@@ -1,8 +1,8 @@
 """Launch settings of the attention and RMSNorm kernels: plain functions of shape, format and architecture.
 
-No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The Hopper figures keep
-every kernel free of register spills and within 227 KB of shared memory (``tests/optimized/test_compiled_kernels.py``);
-other architectures get tiles that fit 99 KB. The interpreter gets small tiles of unequal sides, so that a few dozen
+No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The Hopper figures for 16-bit
+formats are the largest tiles found without register spills up to head width 128, within 227 KB of shared memory
+(``tests/optimized/test_compiled_kernels.py``); other architectures get smaller tiles that were not examined. The interpreter gets small tiles of unequal sides, so that a few dozen
 tokens already cross tile edges in both directions.
 """
 
@@ -88,8 +88,8 @@ def attention_forward_tiles(*, head_width: int, value_width: int, dtype: torch.d
     if width <= 64:
         return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=3)
     if width <= 128:
-        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=2)
-    return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=2)
+        return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=3)
+    return AttentionTiles(block_m=128, block_n=32, num_warps=8, num_stages=2)
 
 
 def attention_key_value_gradient_tiles(
@@ -106,8 +106,8 @@ def attention_key_value_gradient_tiles(
     if width <= 64:
         return AttentionTiles(block_m=64, block_n=128, num_warps=8, num_stages=2)
     if width <= 128:
-        return AttentionTiles(block_m=64, block_n=128, num_warps=8, num_stages=2)
-    return AttentionTiles(block_m=64, block_n=64, num_warps=8, num_stages=1)
+        return AttentionTiles(block_m=32, block_n=64, num_warps=8, num_stages=2)
+    return AttentionTiles(block_m=16, block_n=64, num_warps=8, num_stages=2)
 
 
 def attention_query_gradient_tiles(
@@ -121,11 +121,9 @@ def attention_query_gradient_tiles(
         return _full_precision_tiles(width)
     if arch != _HOPPER:
         return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
-    if width <= 64:
-        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=2)
     if width <= 128:
         return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=2)
-    return AttentionTiles(block_m=64, block_n=64, num_warps=8, num_stages=1)
+    return AttentionTiles(block_m=64, block_n=16, num_warps=8, num_stages=2)
 
 
 def rms_norm_tiles(*, width: int, arch: str) -> NormTiles:

@@ -141,6 +141,15 @@ class Arithmetic:
 
         return self.rounding.accumulate(point, result, gauge, self.recipe.accumulator)
 
+    def constant(self, point: str, value: float) -> Tensor:
+        """Returns an option such as a scale as ``(samples, 1, 1, 1, 1)``.
+
+        A kernel keeps it in the accumulator's format, perhaps as a square root or times log2(e): three roundings, the
+        same for every element, so that they show as a gain.
+        """
+        number = torch.full((1, 1, 1, 1, 1), value, dtype=torch.float64)
+        return self.rounding.approximate(point, number, 3 * unit(self.recipe.accumulator))
+
     # -- differentiable operations: what emulators are written with ------------------------------------------------
 
     def matmul(self, point: str, left: Tensor, right: Tensor) -> Tensor:

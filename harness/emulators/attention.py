@@ -5,11 +5,12 @@ Letters: ``K`` samples, ``B`` batch, ``T`` query tokens, ``S`` key tokens, ``H``
 group are rows of one matrix, ``(K, B, G, R * T, D)``: their shared key gradient is then one accumulated sum, as in a
 kernel.
 
-Rounding points: ``scores`` (accumulated product, scaling, the exponent's argument and the exponential itself),
-``denominator``, ``lse``, ``weights`` (softmax weights as operand), ``out``, ``out.stored`` (read again by the backward
-pass), ``delta`` (row sum of grad_out * out), ``weights.again`` (as operand of the value gradient), ``weights.grad``,
-``scores.grad`` (operand of the query and key gradients), ``query.grad``, ``key.grad``, ``value.grad``, ``sinks.grad``,
-``bias.grad``. An eager recipe also stores scores, weights and their gradients.
+Rounding points: ``scale``, ``scores`` (accumulated product, scaling, the exponent's argument and the exponential
+itself), ``denominator``, ``lse``, ``weights`` (softmax weights as operand), ``out``, ``out.scaled``, ``out.stored``
+(read again by the backward pass), ``delta`` (row sum of grad_out * out), ``scores.again`` and ``weights.again`` (recomputed,
+as operand of the value gradient), ``weights.grad``, ``scores.grad`` (operand of the query and key gradients),
+``query.grad``, ``key.grad``, ``value.grad``, ``sinks.grad``, ``bias.grad``. An eager recipe also stores scores, weights
+and their gradients, and the gradient of each head of a group.
 
 Source of the scheme: Dao et al. 2022, FlashAttention, algorithms 1 and 4; sinks as in gpt-oss.
 """
@@ -64,7 +65,7 @@ class _Saved:
     out: Tensor
     bias_shape: torch.Size | None
     arithmetic: Arithmetic
-    scale: float
+    scale: Tensor
     query_heads: int
     gauge: Callable[[], Tensor]
 
@@ -86,12 +87,13 @@ class _Flash(torch.autograd.Function):
         window: tuple[int | None, int | None],
     ) -> tuple[Tensor, Tensor]:
         heads, groups = query.shape[3], key.shape[3]
+        factor = arithmetic.constant("scale", scale)
         queries, keys, values = rows(query, groups), rows(key, groups), rows(value, groups)
         biases = None if bias is None else bias_rows(bias, query, key)
         seen_keys = visible(query, key, key_mask, window)
         if biases is not None:
             seen_keys = seen_keys & (biases != -torch.inf)
-        scores, gauge = _logits(arithmetic, queries, keys, biases, scale)
+        scores, gauge = _logits(arithmetic, queries, keys, biases, factor)
         logits = scores.masked_fill(~seen_keys, -torch.inf)
         sink_logits = None if sinks is None else sink_rows(sinks, query, groups)
 
@@ -108,14 +110,16 @@ class _Flash(torch.autograd.Function):
         lse = arithmetic.rounding.round(
             "lse", finite_top + safe_total.log(), arithmetic.recipe.accumulator, keeps_exact=False
         )
-        out, operand = _out(arithmetic, weights, safe_total, values)
+        # Normalised by the stored LSE: kernels that take exp(score - lse) err so, and those that divide err less.
+        row_scale = torch.where(seen, torch.exp(finite_top - lse), 0.0)
+        out, operand = _out(arithmetic, weights, row_scale, values)
         ctx.saved = _Saved(  # type: ignore[attr-defined]  # contexts take any attribute
             query=queries, key=keys, value=values, weights=weights, stored_weights=operand,
-            row_scale=torch.where(seen, torch.exp(finite_top - lse), 0.0),
+            row_scale=row_scale,
             sink_weight=None if sink_logits is None else torch.exp(sink_logits - lse),
             out=arithmetic.rounding.round("out.stored", out, arithmetic.recipe.storage, keeps_exact=False),
             bias_shape=None if bias is None else bias.shape,
-            arithmetic=arithmetic, scale=scale, query_heads=heads, gauge=gauge,
+            arithmetic=arithmetic, scale=factor, query_heads=heads, gauge=gauge,
         )  # fmt: skip
         lse = torch.where(seen, lse, -torch.inf)
         batch, tokens = query.shape[1:3]
@@ -155,8 +159,8 @@ def _flash_gradients(saved: _Saved, grad_out: Tensor, grad_lse: Tensor, tokens: 
     delta = arithmetic.total("delta", grad_out * saved.out, -1, keepdim=True) - grad_lse
     grad_logits = (grad_weights - delta).mul_(weights)
     grad_scores = arithmetic.rounding.round("scores.grad", grad_logits, arithmetic.recipe.operand, keeps_exact=False)
-    grad_query = arithmetic.product("query.grad", grad_scores, saved.key).mul_(saved.scale)
-    grad_key = arithmetic.product("key.grad", grad_scores.transpose(-1, -2), saved.query).mul_(saved.scale)
+    grad_query = arithmetic.product("query.grad", grad_scores, saved.key) * saved.scale
+    grad_key = arithmetic.product("key.grad", grad_scores.transpose(-1, -2), saved.query) * saved.scale
     return grad_query, grad_key, grad_value, grad_logits, delta
 
 
@@ -200,7 +204,7 @@ def _eager_gradients(saved: _Saved, grad_out: Tensor, grad_lse: Tensor, tokens: 
 
 
 def _logits(
-    arithmetic: Arithmetic, queries: Tensor, keys: Tensor, bias: Tensor | None, scale: float
+    arithmetic: Arithmetic, queries: Tensor, keys: Tensor, bias: Tensor | None, scale: Tensor
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     """Returns scaled scores plus bias, and their gauge; one noise covers product, scaling, exponent and exponential.
 
@@ -212,11 +216,11 @@ def _logits(
     right = arithmetic.round_operand("key", keys)
     finite_bias = None if bias is None else bias.clamp_min(-1e300)
     terms = left.shape[-1]
-    value = (left @ right.transpose(-1, -2)).mul_(scale)
+    value = (left @ right.transpose(-1, -2)) * scale
 
     def gauge() -> Tensor:
         squares = (left[:1] * left[:1]) @ (right[:1] * right[:1]).transpose(-1, -2)
-        squares.mul_(scale * scale * terms / 2).add_(value[:1] ** 2, alpha=terms / 3 + 4.0)
+        squares.mul_(scale[:1] ** 2 * terms / 2).add_(value[:1] ** 2, alpha=terms / 3 + 4.0)
         squares.add_((arithmetic.exp_error / unit(arithmetic.recipe.accumulator)) ** 2)
         if bias is not None:
             squares = squares + torch.where(bias[:1] == -torch.inf, 0.0, bias[:1]) ** 2
@@ -232,20 +236,20 @@ def _logits(
     return (scores if finite_bias is None else scores + finite_bias), gauge
 
 
-def _out(arithmetic: Arithmetic, weights: Tensor, total: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns weights @ values, divided by the denominator before (eager) or after the product (fused).
+def _out(arithmetic: Arithmetic, weights: Tensor, row_scale: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns weights @ values, normalised before (eager) or after the product (fused).
 
     The second result is the weights as an eager implementation stores them; a fused one recomputes them.
     """
     operand = arithmetic.round_operand("value", values)
     if arithmetic.is_eager:
-        stored = _round_weights(arithmetic, "weights", weights / total)
+        stored = _round_weights(arithmetic, "weights", weights * row_scale)
         return arithmetic.product("out", stored, operand), stored
     product = arithmetic.product("out", _round_weights(arithmetic, "weights", weights), operand)
-    divided = arithmetic.rounding.round(
-        "out.divided", product / total, arithmetic.recipe.accumulator, keeps_exact=False
+    scaled = arithmetic.rounding.round(
+        "out.scaled", product * row_scale, arithmetic.recipe.accumulator, keeps_exact=False
     )
-    return divided, None
+    return scaled, None
 
 
 def _round_weights(arithmetic: Arithmetic, point: str, weights: Tensor) -> Tensor:

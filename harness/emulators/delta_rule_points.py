@@ -1,4 +1,4 @@
-r"""The rounding operations that only the chunked gated delta rule needs, differentiable like those of the arithmetic.
+"""Layout, operands and products of the chunked gated delta rule, differentiable like those of the arithmetic.
 
 Matrix products take operands that are rounded already, because each of them enters several products. Where a kernel's
 backward pass reads a rounded tensor again (states, residuals, the inverse), so do these.
@@ -7,33 +7,25 @@ Letters: ``K`` samples, ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` 
 ``V`` value width, ``N`` chunks, ``C`` tokens of a chunk.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from harness.emulators.arithmetic import Arithmetic, shared
-from harness.emulators.rounding import FORMAT_BITS, unit
+from harness.emulators.rounding import FORMAT_BITS
 
 __all__ = [
-    "MAX_CHUNK",
+    "Context",
+    "apply",
     "chunks",
     "gradient_in_storage",
-    "inverse",
     "join",
     "multiply",
-    "multiply_through_state",
     "operand",
     "rounds_operands",
     "scaled_operand",
-    "summed_gate",
-    "update_state",
 ]
-
-MAX_CHUNK = 64
-"""Longest chunk that a kernel goes through at once."""
 
 
 def chunks(arithmetic: Arithmetic, point: str, x: Tensor, *, heads: int, length: int) -> Tensor:
@@ -41,7 +33,7 @@ def chunks(arithmetic: Arithmetic, point: str, x: Tensor, *, heads: int, length:
 
     The gradients of a head that is repeated are stored before they are summed.
     """
-    return _apply(_Chunks, x, arithmetic, point, heads, length)
+    return apply(_Chunks, x, arithmetic, point, heads, length)
 
 
 def join(x: Tensor, tokens: int) -> Tensor:
@@ -57,84 +49,30 @@ def rounds_operands(arithmetic: Arithmetic) -> bool:
 
 def operand(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
     """Returns the value as an operand of matrix products; its gradient passes unchanged."""
-    return _apply(_Operand, x, arithmetic, f"{point}.operand") if rounds_operands(arithmetic) else x
+    return apply(_Operand, x, arithmetic, f"{point}.operand") if rounds_operands(arithmetic) else x
 
 
 def scaled_operand(arithmetic: Arithmetic, point: str, x: Tensor, factor: Tensor, stored: Tensor) -> Tensor:
     """Returns ``x * factor`` as an operand; the factor's gradient is a sum over the last axis with ``stored`` for x."""
-    return _apply(_ScaledOperand, x, factor, stored, arithmetic, point)
+    return apply(_ScaledOperand, x, factor, stored, arithmetic, point)
 
 
 def multiply(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor) -> Tensor:
     """Returns the product of two operands; its gradients are two products with the rounded gradient."""
-    return _apply(_Multiply, left, right, arithmetic, point)
-
-
-def multiply_through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
-    """Returns the product of two operands, with the error of a recurrence that has the product in its state.
-
-    A recurrence rounds ``k_jd r_jv`` in the state before it multiplies by ``q_id``, and backward ``q_id do_iv``. Where
-    ``left_ij``, a sum of ``q_id k_jd``, is small by cancellation, those errors are not.
-
-    Args:
-        arithmetic: formats and roundings.
-        point: name.
-        left: ``(K, ..., C, C)``.
-        right: ``(K, ..., C, V)``.
-        squares: sums of the squared terms of ``left``, one sample.
-    """
-    return _apply(_MultiplyThroughState, left, right, squares, arithmetic, point)
+    return apply(_Multiply, left, right, arithmetic, point)
 
 
 def gradient_in_storage(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
     """Returns the value, whose gradient one kernel stores and another one reads."""
-    return _apply(_GradientInStorage, x, arithmetic, point) if rounds_operands(arithmetic) else x
+    return apply(_GradientInStorage, x, arithmetic, point) if rounds_operands(arithmetic) else x
 
 
-def summed_gate(arithmetic: Arithmetic, point: str, log_decay: Tensor) -> Tensor:
-    """Returns log decays ``(K, B, T, H)`` whose sums err as sums in the accumulator's format do.
-
-    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest chunk is rounded,
-    and every token's exponential may be off by the recipe's ``exp_error``, that of a gate of 0 excepted. The gradient
-    is a sum from the chunk's end, with one rounding per token.
-    """
-    return _apply(_SummedGate, log_decay, arithmetic, point)
-
-
-def inverse(arithmetic: Arithmetic, point: str, coupling: Tensor) -> Tensor:
-    """Returns ``X = (I + A)^-1`` of a strictly lower triangular ``A`` as an operand.
-
-    Forward substitution errs in row ``i`` by ``E_ij``, a sum of the terms ``A_ik X_kj``, and the error goes on to
-    the rows below: ``X + X E``. Backward: ``dA = -X^T dX X^T``.
-    """
-    return _apply(_Inverse, coupling, arithmetic, point)
-
-
-def update_state(
-    arithmetic: Arithmetic,
-    point: str,
-    carried: tuple[Tensor, Tensor, Tensor],
-    written: tuple[Tensor, Tensor],
-    remembered: Tensor,
-) -> Tensor:
-    """Returns ``decay * state + key^T residual`` in the accumulator's format.
-
-    Args:
-        arithmetic: formats and roundings.
-        point: name.
-        carried: decay ``(K, B, H, 1, 1)``, state ``(K, B, H, D, V)`` and the state as an operand, which is what a
-            backward pass finds in memory.
-        written: key ``(K, B, H, C, D)`` and decayed residual ``(K, B, H, C, V)``, both operands.
-        remembered: number of the chunk's tokens whose rounding errors have not decayed, ``(1, B, H, 1, 1)``.
-    """
-    return _apply(_UpdateState, *carried, *written, remembered, arithmetic, point)
-
-
-def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+def apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    """Returns what an autograd function gives."""
     return function.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]  # autograd.Function is untyped
 
 
-class _Context(FunctionCtx):
+class Context(FunctionCtx):
     """What the backward passes below find in their context."""
 
     arithmetic: Arithmetic
@@ -146,14 +84,14 @@ class _Context(FunctionCtx):
 
 class _Chunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, arithmetic: Arithmetic, point: str, heads: int, length: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, arithmetic: Arithmetic, point: str, heads: int, length: int) -> Tensor:
         ctx.arithmetic, ctx.point, ctx.tokens, ctx.heads = arithmetic, point, x.shape[2], x.shape[3]
         x = shared(x).repeat_interleave(heads // x.shape[3], dim=3).transpose(2, 3)
         x = functional.pad(x, (0, 0, 0, -ctx.tokens % length))
         return arithmetic.all_samples(x.reshape(*x.shape[:3], -1, length, x.shape[4]))
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         arithmetic = ctx.arithmetic
         grad = join(grads[0], ctx.tokens)
         if grad.shape[3] != ctx.heads:
@@ -166,24 +104,24 @@ class _Chunks(torch.autograd.Function):
 
 class _Operand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:  # noqa: ARG004 - autograd
+    def forward(ctx: Context, x: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:  # noqa: ARG004 - autograd
         return arithmetic.all_samples(arithmetic.round_operand(point, x))
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004 - autograd
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004 - autograd
         return grads[0], None, None
 
 
 class _ScaledOperand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, factor: Tensor, stored: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
+    def forward(ctx: Context, x: Tensor, factor: Tensor, stored: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
         ctx.arithmetic, ctx.point = arithmetic, point
         ctx.save_for_backward(factor, stored)
         scaled = shared(x) * shared(factor)
         return arithmetic.all_samples(arithmetic.round_operand(f"{point}.operand", scaled))
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         factor, stored = ctx.saved_tensors
         grad_factor = ctx.arithmetic.total(f"{ctx.point}.factor.grad", grads[0] * stored, -1, keepdim=True)
         return grads[0] * factor, ctx.arithmetic.all_samples(grad_factor), None, None, None
@@ -191,13 +129,13 @@ class _ScaledOperand(torch.autograd.Function):
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, left: Tensor, right: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
+    def forward(ctx: Context, left: Tensor, right: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
         ctx.arithmetic, ctx.point = arithmetic, point
         ctx.save_for_backward(left, right)
         return arithmetic.round_intermediate(point, arithmetic.product(point, left, right))
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         arithmetic = ctx.arithmetic
         left, right = ctx.saved_tensors
         grad = arithmetic.round_operand(f"{ctx.point}.grad", grads[0])
@@ -206,147 +144,12 @@ class _Multiply(torch.autograd.Function):
         return arithmetic.all_samples(grad_left), arithmetic.all_samples(grad_right), None, None
 
 
-class _MultiplyThroughState(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: _Context, left: Tensor, right: Tensor, squares: Tensor, arithmetic: Arithmetic, point: str
-    ) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        squares = left[:1].square() + squares
-        ctx.save_for_backward(left, right, squares)
-        return arithmetic.round_intermediate(point, _through_state(arithmetic, point, left, right, squares))
-
-    @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        arithmetic, point = ctx.arithmetic, ctx.point
-        left, right, squares = ctx.saved_tensors
-        grad = arithmetic.round_operand(f"{point}.grad", grads[0])
-        grad_left = arithmetic.all_samples(arithmetic.product(f"{point}.left.grad", grad, right.transpose(-1, -2)))
-        left, squares = left.transpose(-1, -2), squares.transpose(-1, -2)
-        grad_right = _through_state(arithmetic, f"{point}.right.grad", left, grad, squares)
-        return grad_left, arithmetic.all_samples(grad_right), None, None, None
-
-
-def _through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
-    left, right = shared(left), shared(right)
-
-    def gauge() -> Tensor:
-        return (squares @ right[:1].square()).mul_(left.shape[-1] / 2).sqrt_()
-
-    return arithmetic.rounding.accumulate(point, left @ right, gauge, arithmetic.recipe.accumulator)
-
-
 class _GradientInStorage(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
+    def forward(ctx: Context, x: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
         ctx.arithmetic, ctx.point = arithmetic, point
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.arithmetic.all_samples(ctx.arithmetic.round_storage(f"{ctx.point}.grad", grads[0])), None, None
-
-
-class _SummedGate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, log_decay: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        rounding, accumulator = arithmetic.rounding, arithmetic.recipe.accumulator
-        log_decay = shared(log_decay)
-        # 1000 is as good as more: exp underflows to 0 far below, and -inf would make NaN of a difference.
-        log_decay = log_decay.clamp(min=-1000.0)
-        sums = _sums_of_chunks(log_decay)
-        # A token's decay is seen as the difference of two rounded sums.
-        errors = rounding.accumulate(f"{point}.sum", sums, lambda: sums.abs() * math.sqrt(2), accumulator) - sums
-        # An error of exp, seen from its argument, is absolute.
-        size = (log_decay != 0) * (arithmetic.exp_error / unit(accumulator))
-        errors = errors + rounding.accumulate(f"{point}.exp", log_decay, size.clone, accumulator) - log_decay
-        return arithmetic.all_samples(log_decay + errors)
-
-    @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        arithmetic = ctx.arithmetic
-        grad = shared(grads[0])
-
-        def gauge() -> Tensor:
-            return _sums_of_chunks(grad.square().flip(2)).flip(2).sqrt_()
-
-        noisy = arithmetic.rounding.accumulate(f"{ctx.point}.grad", grad, gauge, arithmetic.recipe.accumulator)
-        return arithmetic.all_samples(noisy), None, None
-
-
-def _sums_of_chunks(x: Tensor) -> Tensor:
-    """Returns the sums of ``(K, B, T, H)`` over tokens, anew in each of the longest chunks."""
-    tokens = x.shape[2]
-    padded = functional.pad(x, (0, 0, 0, -tokens % MAX_CHUNK))
-    samples, batch, _, heads = padded.shape
-    return padded.reshape(samples, batch, -1, MAX_CHUNK, heads).cumsum(3).flatten(2, 3)[:, :, :tokens]
-
-
-class _Inverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, coupling: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        length = coupling.shape[-1]
-        identity = torch.eye(length, dtype=coupling.dtype, device=coupling.device)
-        solved: Tensor = torch.linalg.solve_triangular(identity + coupling, identity, upper=False, unitriangular=True)
-
-        def gauge() -> Tensor:
-            return (coupling[:1].square() @ solved[:1].square()).mul_(length / 2).sqrt_()
-
-        noisy = arithmetic.rounding.accumulate(point, solved, gauge, arithmetic.recipe.accumulator)
-        solved = solved + solved @ (noisy - solved)
-        rounded = arithmetic.all_samples(arithmetic.round_operand(f"{point}.operand", solved))
-        ctx.save_for_backward(rounded)
-        return rounded
-
-    @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        arithmetic = ctx.arithmetic
-        point, transposed = ctx.point, ctx.saved_tensors[0].transpose(-1, -2)
-        # Above the diagonal X is 0 whatever A is; left there, those gradients would add rounding errors alone.
-        grad = arithmetic.round_operand(f"{point}.grad", grads[0].tril(-1))
-        half = arithmetic.round_operand(f"{point}.half", arithmetic.product(f"{point}.half", transposed, grad))
-        grad = arithmetic.product(f"{point}.coupling", half, transposed).tril(-1).neg()
-        return arithmetic.all_samples(arithmetic.round_operand(f"{point}.coupling.grad", grad)), None, None
-
-
-class _UpdateState(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: _Context,
-        decay: Tensor,
-        state: Tensor,
-        stored: Tensor,
-        key: Tensor,
-        residual: Tensor,
-        remembered: Tensor,
-        arithmetic: Arithmetic,
-        point: str,
-    ) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        ctx.save_for_backward(decay, stored, key, residual, remembered)
-        carried = decay * state
-        value = carried + shared(key).transpose(-1, -2) @ residual
-
-        def gauge() -> Tensor:
-            squares = key[:1].transpose(-1, -2).square() @ residual[:1].square()
-            return (value.square() + carried.square()).mul_(remembered).add_(squares, alpha=key.shape[-2] / 2).sqrt_()
-
-        return arithmetic.rounding.accumulate(point, value, gauge, arithmetic.recipe.accumulator)
-
-    @staticmethod
-    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        decay, stored, key, residual, remembered = ctx.saved_tensors
-        arithmetic = ctx.arithmetic
-        point = ctx.point
-        grad = shared(grads[0])
-        size = remembered.sqrt()
-        grad = arithmetic.rounding.accumulate(
-            f"{point}.grad", grad, lambda: grad.abs() * size, arithmetic.recipe.accumulator
-        )
-        rounded = arithmetic.all_samples(arithmetic.round_operand(f"{point}.grad.operand", grad))
-        grad_key = arithmetic.product(f"{point}.key.grad", residual, rounded.transpose(-1, -2))
-        grad_residual = arithmetic.product(f"{point}.residual.grad", key, rounded)
-        grad_decay = arithmetic.total(f"{point}.decay.grad", stored * rounded, (-1, -2), keepdim=True)
-        return grad_decay, decay * grad, None, grad_key, grad_residual, None, None, None

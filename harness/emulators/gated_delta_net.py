@@ -3,8 +3,8 @@
 The log decay stays in the accumulator's format; ``beta`` is stored.
 
 Stages: ``masked`` (only if the mask is not boolean), ``qkv_proj``, ``qkv_conv1d``, ``decay_gate.proj``, ``decay_gate``,
-``b_proj``, ``beta``, ``delta_rule``, ``out_norm``, ``g_proj``, ``silu_mul``, ``o_proj``; ``hidden_states.*`` are the
-gradients that meet in the input.
+``b_proj``, ``beta``, ``delta_rule``, ``out_norm``, ``g_proj``, ``silu_mul``, ``o_proj``; their points are those of the
+operations, and ``.stored``. ``hidden_states.*`` are the gradients that meet in the input.
 """
 
 from collections.abc import Mapping
@@ -38,25 +38,25 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
     mixed = short_conv.emulate(
         stage(arithmetic, "qkv_conv1d"), {"x": mixed, "weight": tensors["qkv_conv1d.weight"]}, {}
     )["out"]
-    mixed = arithmetic.store("qkv_conv1d.out", mixed)
-    query, key, value = mixed.split([groups * width, groups * width, heads * value_width], -1)
+    mixed = arithmetic.store("qkv_conv1d.stored", mixed)
+    query, key, value = torch.split(mixed, [groups * width, groups * width, heads * value_width], -1)
 
     logits = projected(arithmetic, "b_proj", hidden[2], tensors["b_proj.weight"])
     parts = {
-        "query": query.unflatten(-1, (groups, width)),
-        "key": key.unflatten(-1, (groups, width)),
-        "value": value.unflatten(-1, (heads, value_width)),
+        "query": torch.unflatten(query, -1, (groups, width)),
+        "key": torch.unflatten(key, -1, (groups, width)),
+        "value": torch.unflatten(value, -1, (heads, value_width)),
         "log_decay": _log_decay(arithmetic, hidden[1], tensors, options["decay_gate"]),
         "beta": stored_sigmoid(arithmetic, "beta", logits),
     }
     arguments = {"scale": width**-0.5, "normalize_qk": bool(options.get("use_qk_l2norm", True))}
     out = gated_delta_rule.emulate(stage(arithmetic, "delta_rule"), parts, arguments)["out"]
-    out = arithmetic.store("delta_rule.out", out)
+    out = arithmetic.store("delta_rule.stored", out)
 
     rows = normed(arithmetic, "out_norm", out, tensors["out_norm.weight"], eps=float(options["norm_eps"]))
     gate = projected(arithmetic, "g_proj", hidden[3], tensors["g_proj.weight"])
     gated = silu_mul.emulate(stage(arithmetic, "silu_mul"), {"gate": gate, "x": rows.flatten(-2)}, {})["out"]
-    gated = arithmetic.store("silu_mul.out", gated)
+    gated = arithmetic.store("silu_mul.stored", gated)
     return linear.emulate(stage(arithmetic, "o_proj"), {"x": gated, "weight": tensors["o_proj.weight"]}, {})
 
 
@@ -82,4 +82,4 @@ def _log_decay(
         out = mamba_decay.emulate(inner, parts, {})["out"]
     else:
         out = log_sigmoid_decay.emulate(inner, {"x": x}, {"normalizer": gate["normalizer"]})["out"]
-    return arithmetic.wide("decay_gate.out", out)
+    return arithmetic.wide("decay_gate.stored", out)

@@ -34,19 +34,15 @@ from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic, shared
 from harness.emulators.delta_rule_points import (
-    MAX_CHUNK,
     chunks,
     gradient_in_storage,
-    inverse,
     join,
     multiply,
-    multiply_through_state,
     operand,
     rounds_operands,
     scaled_operand,
-    summed_gate,
-    update_state,
 )
+from harness.emulators.delta_rule_state import MAX_CHUNK, inverse, multiply_through_state, summed_gate, update_state
 from harness.emulators.rounding import FORMAT_BITS, unit
 
 __all__ = ["emulate"]

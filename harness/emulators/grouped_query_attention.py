@@ -1,7 +1,8 @@
 """Grouped-query attention as a layer of kernels, each of which stores its result and the gradients that it computes.
 
 Stages: ``q_proj, k_proj, v_proj, gate_proj``, ``q_norm, k_norm``, ``q_rope, k_rope``, ``attention``, ``gate`` (the
-logistic function and the product with it), ``o_proj``; their points are those of the operations, and ``.out``.
+logistic function), ``gated`` (the product with it), ``o_proj``; their points are those of the operations, and
+``.stored``.
 ``hidden_states.*`` are the gradients that the projections store and their additions.
 """
 
@@ -35,7 +36,7 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
 
     def heads(index: int, name: str) -> Tensor:
         flat = projected(arithmetic, f"{name}_proj", hidden[index], tensors[f"{name}_proj.weight"])
-        return flat.unflatten(-1, (-1, width))
+        return torch.unflatten(flat, -1, (-1, width))
 
     query = _positioned(arithmetic, "q", heads(0, "q"), (cos[0], sin[0]), tensors, options)
     key = _positioned(arithmetic, "k", heads(1, "k"), (cos[1], sin[1]), tensors, options)
@@ -44,10 +45,10 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
         parts["key_mask"] = tensors["attention_mask"]
     window = (None, 0) if options["is_causal"] else (None, None)
     out = attention.emulate(stage(arithmetic, "attention"), parts, {"scale": width**-0.5, "window": window})["out"]
-    out = arithmetic.store("attention.out", out.flatten(-2))
+    out = arithmetic.store("attention.stored", out.flatten(-2))
     if is_gated:
         logits = projected(arithmetic, "gate_proj", hidden[3], tensors["gate_proj.weight"])
-        out = arithmetic.store("gate.out", out * stored_sigmoid(arithmetic, "gate", logits))
+        out = arithmetic.store("gated.stored", out * stored_sigmoid(arithmetic, "gate", logits))
     return linear.emulate(stage(arithmetic, "o_proj"), {"x": out, "weight": tensors["o_proj.weight"]}, {})
 
 
@@ -67,7 +68,5 @@ def _positioned(
             arithmetic, f"{name}_norm", x, tensors[f"{name}_norm.weight"], eps=float(eps), zero_centered=zero_centered
         )
     width = tables[0].shape[-1]
-    turned = rotated(
-        arithmetic, f"{name}_rope", x[..., :width], tables[0], tables[1], style=str(options["rope_style"])
-    )
+    turned = rotated(arithmetic, f"{name}_rope", x[..., :width], tables[0], tables[1], style=str(options["rope_style"]))
     return torch.cat((turned, x[..., width:]), -1) if width < x.shape[-1] else turned

@@ -18,7 +18,7 @@ def uses(arithmetic: Arithmetic, point: str, value: Tensor, count: int) -> tuple
 def projected(arithmetic: Arithmetic, name: str, x: Tensor, weight: Tensor) -> Tensor:
     """Returns the stored projection of stage ``name``."""
     out = linear.emulate(stage(arithmetic, name), {"x": x, "weight": weight}, {})["out"]
-    return arithmetic.store(f"{name}.out", out)
+    return arithmetic.store(f"{name}.stored", out)
 
 
 def normed(
@@ -27,10 +27,10 @@ def normed(
     """Returns the stored RMSNorm of stage ``name``."""
     options = {"eps": eps, "zero_centered": zero_centered}
     out = rms_norm.emulate(stage(arithmetic, name), {"x": x, "weight": weight}, options)["out"]
-    return arithmetic.store(f"{name}.out", out)
+    return arithmetic.store(f"{name}.stored", out)
 
 
 def rotated(arithmetic: Arithmetic, name: str, x: Tensor, cos: Tensor, sin: Tensor, *, style: str) -> Tensor:
     """Returns the stored rotary embedding of stage ``name``."""
     out = rope.emulate(stage(arithmetic, name), {"x": x, "cos": cos, "sin": sin}, {"style": style})["out"]
-    return arithmetic.store(f"{name}.out", out)
+    return arithmetic.store(f"{name}.stored", out)

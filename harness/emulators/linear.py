@@ -37,7 +37,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(rows, matrix)
         ctx.arithmetic, ctx.shape = arithmetic, x.shape[1:-1]  # type: ignore[attr-defined]  # contexts take any attribute
         out = arithmetic.product("out", rows, matrix.transpose(-1, -2))
-        return arithmetic.all_samples(out.unflatten(1, x.shape[1:-1]))
+        return arithmetic.all_samples(torch.unflatten(out, 1, x.shape[1:-1]))
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,7 +48,7 @@ class _Linear(torch.autograd.Function):
         grad_x = grad_weight = None
         if needs_x:
             product = arithmetic.product("x.grad", grad, matrix)
-            grad_x = arithmetic.all_samples(product.unflatten(1, ctx.shape))  # type: ignore[attr-defined]  # set in forward
+            grad_x = arithmetic.all_samples(torch.unflatten(product, 1, ctx.shape))  # type: ignore[attr-defined]  # set in forward
         if needs_weight:
             grad_weight = arithmetic.all_samples(arithmetic.product("weight.grad", grad.transpose(-1, -2), rows))
         return grad_x, grad_weight, None

@@ -1,6 +1,6 @@
 """A projection through a bottleneck: two matrix products around an RMSNorm, stored in between.
 
-Stages: ``down_proj``, ``norm``, ``up_proj``; their points are those of ``linear`` and ``rms_norm``, and ``.out``.
+Stages: ``down_proj``, ``norm``, ``up_proj``; their points are those of ``linear`` and ``rms_norm``, and ``.stored``.
 """
 
 from collections.abc import Mapping

@@ -50,7 +50,7 @@ def on_gradient(arithmetic: Arithmetic, value: Tensor, change: Callable[[Tensor]
     if not value.requires_grad:
         return value
     use = value.view_as(value)
-    use.register_hook(lambda grad: arithmetic.all_samples(change(grad)))
+    use.register_hook(lambda grad: arithmetic.all_samples(change(grad)))  # type: ignore[no-untyped-call]  # torch's own
     return use
 
 
@@ -109,9 +109,7 @@ class _Sigmoid(torch.autograd.Function):
     """The logistic function, whose derivative ``s (1 - s)`` is made of the stored result."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, arithmetic: Arithmetic, point: str
-    ) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
         value = arithmetic.round_storage(f"{point}.stored", _logistic(arithmetic, point, shared(x)))
         ctx.save_for_backward(value)
         return arithmetic.all_samples(value)

@@ -1,9 +1,9 @@
 """RMSNorm as kernels do it: rows normalised in the accumulator's format, then the weight.
 
 Rounding points: those of ``l2_norm.unit_rows`` in the accumulator's format even in eager recipes, since a reciprocal
-root stored in 16 bits is a known fault (all elements of a row move alike); ``normalised`` and ``gain`` (``1 + weight``),
-which an eager implementation stores, and the gradients of both; ``weight.grad``, the sum over all rows, and, eager
-only, its terms, ``weight.products.grad``.
+root stored in 16 bits is a known fault (all elements of a row move alike); ``normalised`` and ``gain``, which is
+``1 + weight``: an eager implementation stores them and the gradients of both; ``weight.grad``, the sum over all rows,
+and, eager only, its terms, ``weight.products.grad``.
 """
 
 from collections.abc import Mapping

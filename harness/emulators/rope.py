@@ -34,7 +34,12 @@ class _Turn(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, arithmetic: Arithmetic, style: str
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        arithmetic: Arithmetic,
+        style: str,
     ) -> Tensor:
         x, cos, sin = shared(x), shared(cos).unsqueeze(3), shared(sin).unsqueeze(3)
         ctx.save_for_backward(x, cos, sin)
@@ -59,7 +64,7 @@ class _Turn(torch.autograd.Function):
 
 def _rotated(x: Tensor, style: str) -> Tensor:
     """Returns each pair (a, b) of channels as (-b, a)."""
-    pairs = x.unflatten(-1, (2, -1) if style == "half" else (-1, 2))
+    pairs = torch.unflatten(x, -1, (2, -1) if style == "half" else (-1, 2))
     axis = -2 if style == "half" else -1
     first, second = pairs.unbind(axis)
     return torch.stack((-second, first), axis).flatten(-2)

@@ -4,6 +4,7 @@ Letters: B batch, T query tokens, S key tokens, H query heads, G key/value heads
 width.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,7 @@ __all__ = [
     "check_key_mask",
     "check_multiple",
     "check_offsets",
+    "check_parameters",
     "check_shape",
     "check_width",
 ]
@@ -50,6 +52,18 @@ def check_width(argument: str, tensor: Tensor, expected: int) -> None:
     """
     if tensor.ndim == 0 or tensor.shape[-1] != expected:
         raise ValueError(f"{argument}: got shape {tuple(tensor.shape)}, expected (..., {expected})")
+
+
+def check_parameters(parameters: Mapping[str, Tensor], expected: Mapping[str, tuple[int | str, ...]]) -> None:
+    """Refuses parameters of which one is missing or has another shape; further ones are ignored.
+
+    Raises:
+        ValueError: a name is missing or a shape differs.
+    """
+    for name, shape in expected.items():
+        if name not in parameters:
+            raise ValueError(f"parameters: got {', '.join(parameters) or 'none'}, expected {name} among them")
+        check_shape(name, parameters[name], shape)
 
 
 def check_multiple(argument: str, got: int, divisor: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from optimized.eager.attention import attention
-from optimized.eager.checks import check_key_mask
+from optimized.eager.checks import check_key_mask, check_parameters
 
 __all__ = ["flash_sdpa"]
 
@@ -55,6 +55,8 @@ def flash_sdpa(
         raise ValueError(f"window_size: got {window_size} with is_causal=False, expected is_causal=True")
     if num_sinks is not None and num_sinks != query_states.shape[2]:
         raise ValueError(f"num_sinks: got {num_sinks}, expected the number of query heads, {query_states.shape[2]}")
+    if num_sinks is not None:
+        check_parameters(parameters, {"sinks": (num_sinks,)})
     return attention(
         query_states,
         key_states,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from optimized.eager.checks import check_multiple, check_shape, check_width
+from optimized.eager.checks import check_multiple, check_parameters, check_shape, check_width
 from optimized.eager.gated_delta_rule import gated_delta_rule
 from optimized.eager.log_sigmoid_decay import log_sigmoid_decay
 from optimized.eager.mamba_decay import mamba_decay
@@ -67,8 +67,22 @@ def gated_delta_net(
     G, H, D, V = num_query_key_heads, num_value_heads, head_qk_dim, head_v_dim
     check_width("hidden_states", hidden_states, hidden_size)
     check_multiple("num_value_heads", H, G)
-    check_shape("qkv_proj.weight", parameters["qkv_proj.weight"], (2 * G * D + H * V, hidden_size))
-    check_shape("qkv_conv1d.weight", parameters["qkv_conv1d.weight"], (2 * G * D + H * V, conv_size))
+    gate = decay_gate.get("type")
+    if gate not in ("mamba", "logsigmoid"):
+        raise ValueError(f"decay_gate: got type {gate!r}, expected 'mamba' or 'logsigmoid'")
+    check_parameters(
+        parameters,
+        {
+            "qkv_proj.weight": (2 * G * D + H * V, hidden_size),
+            "qkv_conv1d.weight": (2 * G * D + H * V, conv_size),
+            "b_proj.weight": (H, hidden_size),
+            "g_proj.weight": (H * V, hidden_size),
+            "decay_gate.proj.weight": (H, hidden_size),
+            "out_norm.weight": (V,),
+            "o_proj.weight": (hidden_size, H * V),
+            **({"decay_gate.A_log": (H,), "decay_gate.dt_bias": (H,)} if gate == "mamba" else {}),
+        },
+    )
     if attention_mask is not None:
         check_shape("attention_mask", attention_mask, tuple(hidden_states.shape[:2]))
         column = attention_mask.unsqueeze(-1)
@@ -93,10 +107,7 @@ def gated_delta_net(
 
 
 def _log_decay(hidden_states: Tensor, parameters: Mapping[str, Tensor], *, decay_gate: Mapping[str, Any]) -> Tensor:
-    kind = decay_gate.get("type")
     projected = functional.linear(hidden_states, parameters["decay_gate.proj.weight"])
-    if kind == "mamba":
+    if decay_gate["type"] == "mamba":
         return mamba_decay(projected, parameters["decay_gate.A_log"], parameters["decay_gate.dt_bias"])
-    if kind == "logsigmoid":
-        return log_sigmoid_decay(projected, normalizer=float(decay_gate["normalizer"]))
-    raise ValueError(f"decay_gate: got type {kind!r}, expected 'mamba' or 'logsigmoid'")
+    return log_sigmoid_decay(projected, normalizer=float(decay_gate["normalizer"]))

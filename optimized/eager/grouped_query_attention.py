@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from optimized.eager.attention import attention
-from optimized.eager.checks import check_key_mask, check_multiple, check_width
+from optimized.eager.checks import check_key_mask, check_multiple, check_parameters, check_width
 from optimized.eager.rms_norm import rms_norm
 from optimized.eager.rope import rope
 
@@ -66,6 +66,18 @@ def grouped_query_attention(
     check_width("hidden_states", hidden_states, hidden_size)
     check_multiple("num_attention_heads", num_attention_heads, num_key_value_heads)
     check_key_mask("attention_mask", attention_mask, batch=hidden_states.shape[0], tokens=hidden_states.shape[1])
+    H, G, D = num_attention_heads, num_key_value_heads, head_dim
+    check_parameters(
+        parameters,
+        {
+            "q_proj.weight": (H * D, hidden_size),
+            "k_proj.weight": (G * D, hidden_size),
+            "v_proj.weight": (G * D, hidden_size),
+            "o_proj.weight": (hidden_size, H * D),
+            **({} if qk_norm_eps is None else {"q_norm.weight": (D,), "k_norm.weight": (D,)}),
+            **({"gate_proj.weight": (H * D, hidden_size)} if enable_output_gate else {}),
+        },
+    )
 
     def heads(name: str, *, is_normed: bool) -> Tensor:
         split = torch.unflatten(functional.linear(hidden_states, parameters[f"{name}_proj.weight"]), -1, (-1, head_dim))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional
 
-from optimized.eager.checks import check_shape, check_width
+from optimized.eager.checks import check_parameters, check_width
 from optimized.eager.rms_norm import rms_norm
 
 __all__ = ["low_rank_projection"]
@@ -40,8 +40,14 @@ def low_rank_projection(
     Source: DeepSeek-AI, "DeepSeek-V2", section 2.1.2; the layer ``LowRankProjection`` of d9d.
     """
     check_width("hidden_states", hidden_states, in_features)
-    check_shape("down_proj.weight", parameters["down_proj.weight"], (bottleneck, in_features))
-    check_shape("up_proj.weight", parameters["up_proj.weight"], (out_features, bottleneck))
+    check_parameters(
+        parameters,
+        {
+            "down_proj.weight": (bottleneck, in_features),
+            "norm.weight": (bottleneck,),
+            "up_proj.weight": (out_features, bottleneck),
+        },
+    )
     compressed = functional.linear(hidden_states, parameters["down_proj.weight"])
     return functional.linear(
         rms_norm(compressed, parameters["norm.weight"], eps=norm_eps), parameters["up_proj.weight"]

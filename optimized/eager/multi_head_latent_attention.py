@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from optimized.eager.attention import attention
-from optimized.eager.checks import check_key_mask, check_shape, check_width
+from optimized.eager.checks import check_key_mask, check_parameters, check_width
 from optimized.eager.low_rank_projection import low_rank_projection
 from optimized.eager.rms_norm import rms_norm
 from optimized.eager.rope import rope
@@ -67,8 +67,19 @@ def multi_head_latent_attention(
     """
     H, N, R, V = num_attention_heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim
     check_width("hidden_states", hidden_states, hidden_size)
-    check_shape("kv_down_proj.weight", parameters["kv_down_proj.weight"], (kv_lora_rank + R, hidden_size))
-    check_shape("kv_up_proj.weight", parameters["kv_up_proj.weight"], (H * (N + V), kv_lora_rank))
+    projections: dict[str, tuple[int | str, ...]] = {
+        "kv_down_proj.weight": (kv_lora_rank + R, hidden_size),
+        "kv_down_norm.weight": (kv_lora_rank,),
+        "kv_up_proj.weight": (H * (N + V), kv_lora_rank),
+        "o_proj.weight": (hidden_size, H * V),
+    }
+    if q_lora_rank is None:
+        projections["q_proj.weight"] = (H * (N + R), hidden_size)
+    else:
+        projections["q_proj.down_proj.weight"] = (q_lora_rank, hidden_size)
+        projections["q_proj.norm.weight"] = (q_lora_rank,)
+        projections["q_proj.up_proj.weight"] = (H * (N + R), q_lora_rank)
+    check_parameters(parameters, projections)
     check_key_mask("attention_mask", attention_mask, batch=hidden_states.shape[0], tokens=hidden_states.shape[1])
     cos, sin = position_embeddings
 

@@ -149,7 +149,7 @@ def compare(case: Case, tensors: Tensors, *, scale: float) -> list[Comparison]:
     )
 
     def per_group(bound: torch.Tensor) -> torch.Tensor:
-        return bound.unflatten(1, (case.G, groups)).sum(2).transpose(1, 2)
+        return bound.reshape(case.B, case.G, groups, *bound.shape[2:]).sum(2).transpose(1, 2)
 
     names = ("out", "lse", "query gradient", "key gradient", "value gradient", "sinks gradient")
     limits = (

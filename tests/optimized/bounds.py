@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["AttentionBounds", "attention_bounds", "unit_roundoff"]
+__all__ = ["AttentionBounds", "attention_bounds", "rms_norm_bounds", "unit_roundoff"]
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -72,5 +72,36 @@ def attention_bounds(
     )
     magnitudes = (out, lse, query_gradient, key_gradient, value_gradient, sink_rows.sum((0, 2)))
     out, lse, query_gradient, key_gradient, value_gradient, sinks = (2 * bound + tiny for bound in magnitudes)
-    # The group of query heads that shares a key adds as many roundings; a gradient is then stored once more.
     return AttentionBounds(out=out, lse=lse, query=query_gradient, key=key_gradient, value=value_gradient, sinks=sinks)
+
+
+def rms_norm_bounds(
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    out_gradient: torch.Tensor,
+    *,
+    eps: float,
+    dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns bounds of the output, the gradient of x and that of the weight, of float64 arguments.
+
+    The inverse root carries the C + 4 float32 roundings of a sum of C squares; a product adds one, the mean of the
+    backward pass C + 4 more, a sum over rows one a row, and every stored result one rounding of its format. The two
+    terms of the gradient of x may cancel: the bound uses the sum of their magnitudes.
+    """
+    u32, u, u_weight = (unit_roundoff(each) for each in (torch.float32, dtype, weight_dtype))
+    C, num_rows = x.shape[-1], x[..., 0].numel()
+    inverse_rms = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    normalised = (x * inverse_rms).abs()
+    root = (C + 4) * u32
+    out = (root + 4 * u32 + u) * normalised * factor.abs()
+    scaled = (out_gradient * factor).abs()
+    terms = inverse_rms * (scaled + normalised * (scaled * normalised).mean(-1, keepdim=True))
+    products = (
+        (out_gradient.abs() * normalised).flatten(0, -2).sum(0) if x.ndim > 1 else out_gradient.abs() * normalised
+    )
+    x_gradient = (3 * root + (C + 8) * u32 + u) * terms
+    weight_gradient = (root + (num_rows + 4) * u32 + u_weight) * products
+    tiny = torch.finfo(dtype).tiny
+    return out + tiny, x_gradient + tiny, weight_gradient + tiny

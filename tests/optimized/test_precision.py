@@ -1,5 +1,7 @@
 """Rounding in interpreted kernels is that of torch, bit by bit."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import triton
@@ -62,11 +64,40 @@ def _edges() -> torch.Tensor:
     return torch.cat([special, largest.view(torch.float32), subnormal.view(torch.float32)])[:2048]
 
 
+def _same(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Returns whether two tensors have the same bits, where any NaN is as good as another."""
+    is_nan = expected.isnan()
+    return torch.equal(actual.isnan(), is_nan) and torch.equal(
+        actual[~is_nan].view(torch.int32), expected[~is_nan].view(torch.int32)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("draw", [_random_bits, _ties, _edges])
-def test_an_operand_is_rounded_as_torch_rounds(draw: object, dtype: torch.dtype) -> None:
-    assert callable(draw)
+def test_an_operand_is_rounded_as_torch_rounds(draw: Callable[[], torch.Tensor], dtype: torch.dtype) -> None:
     values = draw()
-    assert torch.equal(
-        _rounded(values, dtype).nan_to_num(nan=0.125), values.to(dtype).float().nan_to_num(nan=0.125)
-    ) and torch.equal(_rounded(values, dtype).isnan(), values.isnan())
+    assert _same(_rounded(values, dtype), values.to(dtype).float())
+
+
+def test_these_kernels_are_interpreted() -> None:
+    assert kernels_are_interpreted()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_interpreted_kernel_sees_no_16_bit_tensor(dtype: torch.dtype) -> None:
+    tensor = torch.randn(3, 4).to(dtype).T
+    copy = kernel_input(tensor)
+    output = allocate_output((3, 4), dtype=dtype, device=tensor.device)
+    assert (copy.dtype, output.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(copy.to(dtype), tensor)
+    assert finish_output(output, dtype=dtype).dtype == dtype
+
+
+def test_a_float32_tensor_is_read_in_place() -> None:
+    tensor = torch.randn(3, 4).T
+    assert kernel_input(tensor) is tensor
+
+
+def test_a_format_without_kernels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dtype: got torch\.float64"):
+        triton_dtype(torch.float64)

@@ -1,0 +1,77 @@
+"""``attest list``: operations, candidates, recipes, and what runs on this machine."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness.candidates import find_candidates
+from harness.ops import OPS
+from harness.records import to_json
+from optimized.candidate import Candidate
+
+__all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
+
+NAME = "list"
+HELP = "Operations, candidates and recipes; what runs on this machine and, if not, why."
+EXAMPLE = "attest list --json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    found = find_candidates()
+    rows = [_row(candidate) for candidate in found.candidates.values()]
+    if arguments.json:
+        data = {"operations": list(OPS), "candidates": rows, "broken": dict(found.broken)}
+        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+        return 0
+    console = Console()
+    table = Table("operation", "candidate", "recipe", "gradients", "this machine", box=None, header_style="bold")
+    for row in rows:
+        gradients = "yes" if row["differentiable"] else "no"
+        table.add_row(row["op"], row["name"], _recipe(row["recipe"]), gradients, row["why_not"] or "runs")
+    console.print(table)
+    for name in OPS:
+        if not any(row["op"] == name for row in rows):
+            console.print(f"{name}: no candidate", markup=False)
+    for name, trace in found.broken.items():
+        console.print(f"plug-in {name} does not import: {trace.strip().splitlines()[-1]}", markup=False)
+    return 0
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "op": candidate.op,
+        "name": candidate.name,
+        "recipe": to_json(candidate.recipe),
+        "differentiable": candidate.differentiable,
+        "devices": list(candidate.devices),
+        "why_not": _why_not(candidate),
+    }
+
+
+def _why_not(candidate: Candidate) -> str | None:
+    """Returns why a candidate does not run here; what one call's arguments decide is said by its ``supports``."""
+    if not any(device == "cpu" or torch.cuda.is_available() for device in candidate.devices):
+        return "needs a CUDA device"
+    if candidate.op not in OPS:
+        return f"operation {candidate.op!r} is not in the table"
+    return None
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    parts = [f"{recipe['storage']} stored", f"{recipe['operand']} operands", f"{recipe['accumulator']} sums"]
+    if recipe["weights"]:
+        parts.append(f"{recipe['weights']} weights")
+    if recipe["intermediates"]:
+        parts.append(f"{recipe['intermediates']} intermediates")
+    return ", ".join(parts)

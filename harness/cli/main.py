@@ -1,0 +1,88 @@
+"""Parses the command line and turns every outcome into its exit code.
+
+0: all verdicts good; 1: a kernel failed; 2: wrong usage, one line on stderr; 3: the testbench itself failed;
+130: interrupted, as shells expect of Ctrl-C.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from harness.cli import bench, certify, check, describe, fuzz, listing, replay, report, run
+from harness.errors import TestbenchError, UsageError, nearest
+from harness.store import StoreWarning
+
+__all__ = ["main"]
+
+_COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line and raises instead of leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message; a wrong command gets the nearest right one."""
+        if "invalid choice: " in message and "argument COMMAND" in message:
+            got = message.split("invalid choice: ")[1].split("'")[1]
+            names = [module.NAME for module in _COMMANDS]
+            message = f"command: got {got!r}, expected one of {', '.join(names)}{nearest(got, names)}"
+        raise UsageError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = _Parser(
+        prog="attest",
+        description="Is this difference a bug or noise? Judges attention kernels against a float64 reference.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for module in _COMMANDS:
+        each = commands.add_parser(
+            module.NAME,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example: {module.EXAMPLE}",
+            allow_abbrev=False,
+        )
+        module.add_arguments(each)
+        each.set_defaults(execute=module.execute)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        arguments: without the program's name; those of the process if None.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        parsed = build_parser().parse_args(arguments)
+        execute: Callable[[argparse.Namespace], int] = parsed.execute
+        return execute(parsed)
+    except UsageError as error:
+        return _say(error, 2)
+    except TestbenchError as error:
+        return _say(error, 3)
+    except BrokenPipeError:
+        return 0  # the reader of our output has seen enough
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+
+
+def _say(message: object, code: int) -> int:
+    line = " ".join(str(message).split())
+    sys.stderr.write(f"attest: {line}\n")
+    return code
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    if issubclass(category, StoreWarning):
+        _say(message, 0)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))

@@ -1,0 +1,134 @@
+"""Options that several commands share, and what they are turned into."""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from harness.campaign import Item, default_jobs
+from harness.candidates import Found, find_candidates, select
+from harness.errors import UsageError
+from harness.operations.base import Case
+from harness.verify import Settings
+from optimized.candidate import Candidate
+
+__all__ = [
+    "Deadline",
+    "add_candidates",
+    "add_device",
+    "add_out",
+    "chosen",
+    "items_of",
+    "new_folder",
+    "positive",
+    "settings_of",
+]
+
+
+def positive(text: str) -> int:
+    """Returns a whole number of at least 1 from the command line."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
+    return value
+
+
+def minutes(text: str) -> float:
+    """Returns a positive number of minutes from the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a positive number of minutes")
+    return value
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device, --jobs, --limit``."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where candidates run (default cpu)")
+    parser.add_argument("--jobs", type=positive, default=None, help="lanes in parallel (default: one per core)")
+    parser.add_argument(
+        "--limit", type=positive, default=120, metavar="S", help="seconds a call may take (default 120)"
+    )
+
+
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--candidate`` and ``--plugin``."""
+    parser.add_argument("--candidate", action="append", metavar="NAME", help="only this candidate; may be repeated")
+    parser.add_argument("--plugin", metavar="FILE.py[:NAME]", help="candidates of a file instead of the installed ones")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--out``."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (default attest-out/<time>)")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Returns how cases are run.
+
+    Raises:
+        UsageError: ``--device cuda`` on a machine without a GPU.
+    """
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device: got 'cuda', expected a machine with a CUDA device that torch can use")
+    return Settings(
+        device=arguments.device,
+        limit_s=float(getattr(arguments, "limit", 120)),
+        plugin=getattr(arguments, "plugin", None),
+    )
+
+
+def jobs_of(arguments: argparse.Namespace) -> int:
+    """Returns the number of lanes; one on a GPU, which lanes would share."""
+    return arguments.jobs or (1 if arguments.device == "cuda" else default_jobs())
+
+
+def chosen(arguments: argparse.Namespace, op: str | None) -> tuple[Found, list[Candidate]]:
+    """Returns what is installed and the candidates that were asked for and can run on the device."""
+    found = find_candidates(arguments.plugin)
+    candidates = [
+        item
+        for item in select(found, op=op, names=arguments.candidate)
+        if arguments.device in item.devices or arguments.candidate
+    ]
+    if not candidates:
+        raise UsageError(f"no candidate of {op} runs on {arguments.device!r}: see attest list")
+    return found, candidates
+
+
+def items_of(cases: Sequence[Case], candidates: Sequence[Candidate]) -> list[Item]:
+    """Returns the cases with the candidates of their operation and dtype; cases without any are left out."""
+    items = []
+    for case in cases:
+        names = tuple(item.name for item in candidates if item.op == case.op and item.recipe.storage == case.dtype)
+        if names:
+            items.append(Item(case, names))
+    return items
+
+
+def new_folder(out: Path | None) -> Path:
+    """Returns the folder of a run: the one that was asked for, or a new one named by the time."""
+    return out or Path("attest-out") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+
+
+class Deadline:
+    """The end of ``--minutes``.
+
+    Args:
+        minutes: None means never.
+    """
+
+    def __init__(self, limit_minutes: float | None) -> None:
+        self._end = math.inf if limit_minutes is None else time.monotonic() + 60 * limit_minutes
+
+    def is_over(self) -> bool:
+        """Returns whether the time is up."""
+        return time.monotonic() >= self._end

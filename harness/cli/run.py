@@ -1,0 +1,133 @@
+"""``attest run``: the main job. Fuzz every supported candidate, time those that pass, write the report."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.campaign import Item, Lanes, lanes
+from harness.candidates import find_candidates
+from harness.cases import case_from_data
+from harness.certify.certify import certify
+from harness.cli.failures import report_failures
+from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, settings_of
+from harness.cli.progress import collect, error_console, exit_code, interrupted
+from harness.errors import UsageError
+from harness.ops import OPS
+from harness.profiles import Profile, profile
+from harness.records import Record
+from harness.speed import Speed
+from harness.store import Store, read_records, read_run, write_certificates, write_run
+from harness.strategies import DTYPES, draw_cases
+from optimized.candidate import Candidate
+from reports.terminal import print_summary
+from reports.write import write_report
+
+__all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
+
+NAME = "run"
+HELP = "The main job: fuzz every supported candidate, measure speed of those that pass, write the report."
+EXAMPLE = "attest run --profile quick --out attest-out/today"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("--profile", default="quick", help="quick, full or gpu (default quick)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    add_device(parser)
+    add_out(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    folder, asked = _asked(arguments)
+    chosen = profile(str(asked["profile"]))
+    arguments.device = chosen.device if arguments.device == "cpu" else arguments.device
+    settings = settings_of(arguments)
+    candidates = [item for item in find_candidates().candidates.values() if settings.device in item.devices]
+    items = _plan(chosen, candidates, int(asked["seed"]))
+    done = list(read_records(folder)) if arguments.resume else []
+    items = _missing(items, {(record.case_id, record.candidate) for record in done})
+    console = Console()
+    console.print(
+        f"attest run --profile {asked['profile']} --seed {asked['seed']}: records go to {folder}", markup=False
+    )
+    try:
+        with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
+            write_run(folder, asked)
+            records = done + _fuzz(items, pool, store, str(asked["profile"]))
+            report_failures(records, pool, store, console, plugin=None)
+            records += _time(chosen, candidates, pool, store)
+        _certify(chosen, folder, console)
+    except KeyboardInterrupt:
+        interrupted(folder, f"attest run --resume {folder}")
+        return 130
+    print_summary(records, console)
+    console.print(str(write_report(folder)), markup=False, soft_wrap=True, highlight=False)
+    return exit_code(records)
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Returns the folder and what the run was asked for, now or before its interruption."""
+    if arguments.resume is None:
+        profile(arguments.profile)
+        asked = {"command": NAME, "profile": arguments.profile, "seed": arguments.seed}
+        return new_folder(arguments.out), asked
+    asked = read_run(arguments.resume)
+    if asked.get("command") != NAME:
+        raise UsageError(f"--resume: {arguments.resume} holds 'attest {asked.get('command')}', expected 'attest run'")
+    return arguments.resume, asked
+
+
+def _plan(chosen: Profile, candidates: Sequence[Candidate], seed: int) -> list[Item]:
+    """Returns the cases of the profile, operations interleaved so that the time left can be told early."""
+    queues = []
+    for row in OPS.values():
+        count = chosen.cases.get(row.name, chosen.default_cases)
+        largest = chosen.largest.get(row.name, chosen.default_largest)
+        cases = draw_cases(row, count, seed_value=seed, dtypes=DTYPES, largest=largest)
+        queues.append(items_of(cases, candidates))
+    longest = max(len(queue) for queue in queues)
+    return [queue[index] for index in range(longest) for queue in queues if index < len(queue)]
+
+
+def _missing(items: Sequence[Item], done: set[tuple[str, str]]) -> list[Item]:
+    left = []
+    for item in items:
+        names = tuple(name for name in item.candidates if (item.case.case_id, name) not in done)
+        if names:
+            left.append(Item(item.case, names))
+    return left
+
+
+def _fuzz(items: Sequence[Item], pool: Lanes, store: Store, name: str) -> list[Record]:
+    total = sum(len(item.candidates) for item in items)
+    return collect(pool.verify(items), store, total=total, label=f"{name}: judging")
+
+
+def _time(
+    chosen: Profile, candidates: Sequence[Candidate], pool: Lanes, store: Store
+) -> list[Record]:  # fmt: skip
+    """Returns verified and timed records of the profile's timed cases."""
+    cases = [
+        case_from_data({"op": op, "dtype": dtype, **fields})
+        for op, fields in chosen.timed.items()
+        for dtype in ("float32", "bfloat16")
+    ]
+    items = items_of(cases, candidates)
+    total = sum(len(item.candidates) for item in items)
+    return collect(pool.speed(items, Speed(repeats=chosen.repeats)), store, total=total, label="timing")
+
+
+def _certify(chosen: Profile, folder: Path, console: Console) -> None:
+    """Certifies the reference; without python-flint it says so and the report has no such table."""
+    if not chosen.certify:
+        return
+    try:
+        with error_console().status("certifying the reference"):
+            write_certificates(folder, certify())
+    except UsageError as error:
+        console.print(f"reference not certified: {error}", markup=False)
