@@ -18,14 +18,10 @@ from harness.operations.base import Case, Inputs, Operation
 from harness.truth import GRAD, Truth, promote
 from optimized.candidate import Recipe
 
-__all__ = ["LAMBDA", "SAMPLES", "Budget", "emulated", "measure_budgets"]
+__all__ = ["LAMBDA", "Budget", "emulated", "measure_budgets", "second_formulation"]
 
-SAMPLES = 8
 LAMBDA = 7.0
 """Tolerance in units of sigma: with 8 samples and uniform noise, healthy kernels reach about half of it."""
-
-_LARGEST_BATCH = 2**24
-"""Elements of all samples of the largest intermediate tensor beyond which samples run one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +35,7 @@ class Budget:
         store_variance: the part of ``sigma ** 2`` that comes from the last store.
         samples: errors of the random executions, before the last store, ``(samples, ...)``.
         nearest: errors of the round-to-nearest executions, after the last store, ``(executions, ...)``.
+        overflow: where a round-to-nearest execution leaves the range of a format on the way: not judged.
         fmt: format in which the candidate stores it.
     """
 
@@ -48,6 +45,7 @@ class Budget:
     store_variance: Tensor
     samples: Tensor
     nearest: Tensor
+    overflow: Tensor
     fmt: str
 
 
@@ -80,7 +78,7 @@ def emulated(
 
 
 def measure_budgets(
-    row: Operation, case: Case, inputs: Inputs, recipe: Recipe, expected: Truth, *, samples: int = SAMPLES
+    row: Operation, case: Case, inputs: Inputs, recipe: Recipe, expected: Truth, *, samples: int | None = None
 ) -> dict[str, Budget]:  # fmt: skip
     """Returns the budget of every expected output and gradient.
 
@@ -90,11 +88,11 @@ def measure_budgets(
         inputs: the stored inputs.
         recipe: the roundings that the candidate may do.
         expected: what the reference says.
-        samples: number of random executions, spread over the operation's tile lengths.
+        samples: number of random executions, spread over the operation's tile lengths; the operation's own if None.
     """
     names = list(expected.expected)
     tiles = row.tiles if any(order in recipe.free_orders for order in ("tile", "chunk")) else row.tiles[-1:]
-    each = max(1, samples // len(tiles))
+    each = max(1, (samples or row.samples) // len(tiles))
     runs = [_run(row, inputs, recipe, Random(each, case.seed + 7919 * index), tile, names)
             for index, tile in enumerate(tiles)]  # fmt: skip
     nearest = [_run(row, inputs, recipe, Nearest(), tile, names) for tile in dict.fromkeys((tiles[0], tiles[-1]))]
@@ -126,7 +124,9 @@ def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumu
     finite = torch.isfinite(expected)
     safe = torch.where(finite, expected, 0.0)
     errors = torch.where(finite, samples - safe, 0.0)
-    stored = torch.where(finite, to_nearest(nearest, fmt) - safe, 0.0)
+    overflow = finite & ~torch.isfinite(to_nearest(nearest, fmt)).all(0)
+    usable = finite & ~overflow
+    stored = torch.where(usable, to_nearest(nearest, fmt) - safe, 0.0)
     own = errors.square().mean(0)
     rows = own.mean(-1, keepdim=True) if own.dim() and own.shape[-1] else own
     structural = (safe == 0) & (own == 0) & (nearest == 0).all(0)
@@ -137,11 +137,12 @@ def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumu
     store_variance = half.square() / 3
     return Budget(
         expected=expected,
-        sigma=(variance + store_variance).sqrt(),
+        sigma=torch.where(overflow, 0.0, (variance + store_variance).sqrt()),
         tolerance=reach + half + smallest,
         store_variance=store_variance,
         samples=errors,
         nearest=stored,
+        overflow=overflow,
         fmt=fmt,
     )
 

@@ -84,7 +84,11 @@ class Lanes:
             for line in _result(future):
                 yield from_json(line)
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Ends the lanes after what they are doing."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def kill(self) -> None:
         """Ends the lanes at once, whatever they do."""
         processes = list(getattr(self._pool, "_processes", {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -116,8 +120,10 @@ def lanes(settings: Settings, jobs: int) -> Iterator[Lanes]:
     pool = Lanes(settings, jobs)
     try:
         yield pool
-    finally:
-        pool.close()
+    except BaseException:
+        pool.kill()
+        raise
+    pool.finish()
 
 
 def _result(future: Future[Any]) -> Any:  # noqa: ANN401 - a future's own type
@@ -142,17 +148,17 @@ _lane: list[_Lane] = []
 
 def _start_lane(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the campaign, which ends its lanes itself
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(_end_lane()))
+    signal.signal(signal.SIGTERM, _end_lane)
     torch.set_num_threads(settings.threads)
     worker = Worker(device=settings.device, threads=settings.threads, limit_s=settings.limit_s)
     atexit.register(worker.close)
     _lane.append(_Lane(settings, worker, find_candidates(settings.plugin).candidates))
 
 
-def _end_lane() -> int:
+def _end_lane(*_: object) -> None:
     for lane in _lane:
-        lane.worker.close()
-    return 0
+        lane.worker.kill()
+    os._exit(1)
 
 
 def _verify_item(data: Mapping[str, Any], names: Sequence[str]) -> list[str]:

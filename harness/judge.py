@@ -55,6 +55,9 @@ def judge(
         return Judgement(output=name, verdict=Verdict.FAIL_DTYPE, reason=reason)
     axes = _axes(row, name, actual.dim())
     values = actual.to(torch.float64)
+    if bool(budget.overflow.all()) and values.numel():
+        reason = f"{name}: a healthy execution of the recipe leaves the range of a format on the way to every element"
+        return Judgement(output=name, verdict=Verdict.NO_POWER, reason=reason)
     if not values.numel():
         return Judgement(output=name, verdict=Verdict.PASS, max_ratio=0.0, max_error=0.0)
     bad = _nonfinite(values, budget)
@@ -81,10 +84,10 @@ def _nonfinite(values: Tensor, budget: Budget) -> Tensor:
     expected = budget.expected
     finite = torch.isfinite(expected)
     largest = _LARGEST.get(budget.fmt, math.inf)
-    overflow = finite & (expected.abs() + budget.tolerance >= largest) & torch.isinf(values)
-    overflow &= torch.sign(values) == torch.sign(expected)
+    beyond = finite & (expected.abs() + budget.tolerance >= largest) & torch.isinf(values)
+    beyond &= torch.sign(values) == torch.sign(expected)
     same = torch.where(finite, torch.isfinite(values), values == expected)
-    return ~(same | overflow)
+    return ~(same | beyond | budget.overflow)
 
 
 def _nonfinite_judgement(
@@ -103,7 +106,7 @@ def _nonfinite_judgement(
 def _numeric_judgement(
     name: str, values: Tensor, budget: Budget, tangents: Mapping[str, Tensor], axes: Sequence[str]
 ) -> Judgement:  # fmt: skip
-    finite = torch.isfinite(budget.expected) & torch.isfinite(values)
+    finite = torch.isfinite(budget.expected) & torch.isfinite(values) & ~budget.overflow
     errors = torch.where(finite, values - torch.where(finite, budget.expected, 0.0), 0.0)
     ratios = errors.abs() / budget.tolerance
     worst = int(ratios.reshape(-1).argmax().item())

@@ -25,4 +25,4 @@ def lay_out(value: Tensor, layout: str) -> Tensor:
     width = flat.shape[-1]
     wide = torch.full((*lead, 2 * width), torch.nan, dtype=value.dtype, device=value.device)
     wide[..., width:] = flat
-    return wide[..., width:].unflatten(-1, value.shape[len(lead) :]) if width else value.clone()
+    return wide[..., width:].view(value.shape) if width else value.clone()

@@ -93,7 +93,8 @@ def poisoned() -> Iterator[Canaries]:
 def _plain(made: Tensor, options: dict[str, Any]) -> bool:
     """Returns whether a tensor is one that can be guarded: contiguous, of a dtype that can be viewed from bytes."""
     return (
-        made.layout is torch.strided
+        type(made) is Tensor  # the fake tensors of a compiler have no memory
+        and made.layout is torch.strided
         and made.device.type in ("cpu", "cuda")
         and made.is_contiguous()
         and "out" not in options
@@ -104,7 +105,7 @@ def _plain(made: Tensor, options: dict[str, Any]) -> bool:
 
 
 def _filled(made: Tensor) -> Tensor:
-    if made.is_floating_point() and made.device.type in ("cpu", "cuda"):
+    if type(made) is Tensor and made.is_floating_point() and made.device.type in ("cpu", "cuda"):
         with torch.no_grad():
             made.fill_(torch.nan)
     return made

@@ -24,10 +24,15 @@ from harness.relations import check_relations
 from harness.truth import GRAD, Truth, truth
 from optimized.candidate import Candidate, Recipe
 
-__all__ = ["RETESTS", "Settings", "verify"]
+__all__ = ["MORE", "RETESTS", "Settings", "verify"]
 
 RETESTS = 4
 """Fresh seeds on which an AMBIGUOUS case is judged again."""
+
+MORE = 4
+"""Times as many samples by which a budget is measured again before anything fails by it."""
+
+_REMEASURED = frozenset({Verdict.AMBIGUOUS, Verdict.FAIL_NUMERIC, Verdict.NO_POWER})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class _Shared:
         self.inputs = self.row.inputs(case)
         self.inputs_s = time.perf_counter() - started
         self._truths: dict[tuple[tuple[str, ...], bool], Truth] = {}
-        self._budgets: dict[tuple[tuple[str, ...], bool, Recipe], dict[str, Budget]] = {}
+        self._budgets: dict[tuple[tuple[str, ...], bool, Recipe, int], dict[str, Budget]] = {}
 
     def expected(self, provided: tuple[str, ...], *, with_gradients: bool) -> Truth:
         """Returns the truth for the outputs that a candidate provides."""
@@ -68,12 +73,15 @@ class _Shared:
             self._truths[key] = truth(self.row, self.inputs, provided, with_gradients=with_gradients)
         return self._truths[key]
 
-    def budgets(self, provided: tuple[str, ...], recipe: Recipe, *, with_gradients: bool) -> dict[str, Budget]:
-        """Returns the budgets of a recipe for those outputs."""
-        key = (provided, with_gradients, recipe)
+    def budgets(
+        self, provided: tuple[str, ...], recipe: Recipe, *, with_gradients: bool, factor: int = 1
+    ) -> dict[str, Budget]:  # fmt: skip
+        """Returns the budgets of a recipe for those outputs, from ``factor`` times the operation's samples."""
+        key = (provided, with_gradients, recipe, factor)
         if key not in self._budgets:
             expected = self.expected(provided, with_gradients=with_gradients)
-            self._budgets[key] = measure_budgets(self.row, self.case, self.inputs, recipe, expected)
+            samples = factor * self.row.samples
+            self._budgets[key] = measure_budgets(self.row, self.case, self.inputs, recipe, expected, samples=samples)
         return self._budgets[key]
 
 
@@ -158,6 +166,12 @@ def _judged(
     judgements = [
         _judge_one(shared, name, answer.tensors.get(name), budget, expected) for name, budget in budgets.items()
     ]
+    if any(item.verdict in _REMEASURED for item in judgements):
+        # Few samples of an element whose whole row shares one rounding are a poor estimate: decide by more of them.
+        budgets = shared.budgets(provided, candidate.recipe, with_gradients=with_gradients, factor=MORE)
+        judgements = [
+            _judge_one(shared, name, answer.tensors.get(name), budget, expected) for name, budget in budgets.items()
+        ]
     times.append(time.perf_counter())
     unchecked = [output.name for output in row.outputs if output.name not in provided]
     if not candidate.differentiable:

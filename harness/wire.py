@@ -8,16 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["receive", "send"]
+__all__ = ["raw_bytes", "receive", "send"]
+
+
+def raw_bytes(value: Tensor) -> bytes:
+    """Returns the elements of a tensor of any device and layout, row by row."""
+    flat = value.detach().to("cpu").clone(memory_format=torch.contiguous_format).flatten()
+    # A length-1 axis may keep any stride and still count as contiguous, which a view as bytes does not accept.
+    return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().tobytes()
 
 
 def send(connection: Connection, header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
     """Sends a header and tensors; tensors may be on any device and in any layout."""
-    stored = {name: item.detach().to("cpu").contiguous() for name, item in (tensors or {}).items()}
-    shapes = [[name, str(item.dtype).removeprefix("torch."), list(item.shape)] for name, item in stored.items()]
+    items = tensors or {}
+    shapes = [[name, str(item.dtype).removeprefix("torch."), list(item.shape)] for name, item in items.items()]
     connection.send_bytes(json.dumps({**header, "tensors": shapes}).encode())
-    for item in stored.values():
-        connection.send_bytes(item.reshape(-1).view(torch.uint8).numpy().tobytes())
+    for item in items.values():
+        connection.send_bytes(raw_bytes(item))
 
 
 def receive(connection: Connection) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -24,7 +24,7 @@ from harness.poison import poisoned
 from harness.timing import BASELINE, time_pair
 from harness.truth import GRAD, promote
 from harness.variations import vary
-from harness.wire import receive, send
+from harness.wire import raw_bytes, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "main", "prepare"]
@@ -75,7 +75,7 @@ class Call:
 
     def bits(self) -> dict[str, bytes]:
         """Returns the bits of everything that a candidate may read but not change."""
-        return {name: _bits(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
+        return {name: raw_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
 
 
 def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
@@ -192,10 +192,6 @@ def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
     if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1]:
         return value[:, :1].clone().expand(*value.shape)
     return lay_out(value, case.layout)
-
-
-def _bits(value: Tensor) -> bytes:
-    return value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _synchronize(device: str) -> None:

@@ -152,7 +152,7 @@ class _Attention(torch.autograd.Function):
         window: tuple[int | None, int | None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         # Triton launches on the current device, which need not be that of the tensors (autograd sees to it backwards).
-        with torch.cuda.device_of(query):
+        with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # torch
             out, lse = attention_forward(query, key, value, sinks, key_mask, scale=scale, window=window)
         ctx.save_for_backward(query, key, value, sinks, key_mask, out, lse)
         ctx.scale, ctx.window = scale, window

@@ -14,7 +14,7 @@ import torch
 
 from optimized.delta_rule_call import DeltaRuleOutput, check_delta_rule_call
 from optimized.gated_delta_rule_autograd import launch_gated_delta_rule
-from optimized.gated_delta_rule_tiling import CHUNK_SIZES, MAX_WIDTH
+from optimized.gated_delta_rule_tiling import CHUNK_SIZES, MAX_WIDTH, default_chunk_size
 from optimized.precision import STORAGE_DTYPES, kernels_are_interpreted
 
 __all__ = ["GatedDeltaRule", "gated_delta_rule", "make_gated_delta_rule", "supports"]
@@ -66,13 +66,16 @@ def supports(
     return None
 
 
-def make_gated_delta_rule(*, chunk_size: int) -> GatedDeltaRule:
+def make_gated_delta_rule(*, chunk_size: int | None = None) -> GatedDeltaRule:
     """Returns ``gated_delta_rule`` with another chunk size; its results differ by rounding only.
 
+    Args:
+        chunk_size: 16, 32 or 64 tokens; None chooses by the storage dtype.
+
     Raises:
-        ValueError: ``chunk_size`` is not 16, 32 or 64.
+        ValueError: ``chunk_size`` is another number.
     """
-    if chunk_size not in CHUNK_SIZES:
+    if chunk_size is not None and chunk_size not in CHUNK_SIZES:
         raise ValueError(f"chunk_size: got {chunk_size}, expected one of {', '.join(map(str, CHUNK_SIZES))}")
 
     def chunked(
@@ -102,13 +105,13 @@ def make_gated_delta_rule(*, chunk_size: int) -> GatedDeltaRule:
             initial_state,
             scale=scale,
             normalize_qk=normalize_qk,
-            chunk_size=chunk_size,
+            chunk_size=chunk_size or default_chunk_size(query.dtype),
         )
 
     return chunked
 
 
-_default = make_gated_delta_rule(chunk_size=64)
+_default = make_gated_delta_rule()
 
 
 def gated_delta_rule(

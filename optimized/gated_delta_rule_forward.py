@@ -181,8 +181,8 @@ def prepare_kernel(
         DTYPE,
         INTERPRETED,
     )
-    if NORM_EPS > 0:
-        if head % HEADS_PER_KEY == 0:  # noqa: SIM102 (the outer condition is one of compilation)
+    if NORM_EPS > 0:  # noqa: SIM102 (this condition is one of compilation, the inner one is not)
+        if head % HEADS_PER_KEY == 0:
             channels = tl.arange(0, BLOCK_D)
             offsets = ((batch * T + rows) * (H // HEADS_PER_KEY) + key_head)[:, None] * D + channels[None, :]
             is_stored = (rows < T)[:, None] & (channels < D)[None, :]

@@ -78,6 +78,7 @@ def as_inputs(
     beta: torch.Tensor,
     initial_state: torch.Tensor | None,
 ) -> Inputs:
+    """Returns the arguments as kernels read them: queries, keys and values with their strides, the rest contiguous."""
     return Inputs(
         kernel_input(query),
         kernel_input(key),
@@ -107,6 +108,7 @@ def _sizes(inputs: Inputs, chunks: Chunks, settings: Settings) -> tuple[float, i
 
 
 def prepare(inputs: Inputs, settings: Settings) -> Chunks:
+    """Returns decays, inverses and masked query-key products of all chunks."""
     B, T, H = inputs.beta.shape
     C = settings.tiling.chunk_size
     shape = (B, H, triton.cdiv(T, C), C)
@@ -132,6 +134,7 @@ def prepare(inputs: Inputs, settings: Settings) -> Chunks:
 
 
 def carry_state(inputs: Inputs, chunks: Chunks, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ``out`` (to be finished) and the final state."""
     B, _, H, V = inputs.value.shape
     device = inputs.value.device
     out = allocate_output(inputs.value.shape, dtype=settings.dtype, device=device)
@@ -141,6 +144,7 @@ def carry_state(inputs: Inputs, chunks: Chunks, settings: Settings) -> tuple[tor
 
 
 def carry_state_for_backward(inputs: Inputs, chunks: Chunks, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the state before every chunk and the rows ``d`` that the chunks write."""
     V, D, device = inputs.value.shape[3], inputs.query.shape[3], inputs.value.device
     states = torch.empty((*chunks.to_end.shape[:3], D, V), dtype=torch.float32, device=device)
     delta = allocate_output((*chunks.to_end.shape, V), dtype=settings.dtype, device=device)
@@ -183,6 +187,7 @@ def carry_cotangent(
     tensors: tuple[torch.Tensor | None, ...],
     settings: Settings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Returns the cotangents after every chunk, ``dr``, and the gradients of values and initial state."""
     B, _, H, V = inputs.value.shape
     D, device, tiling = inputs.query.shape[3], inputs.value.device, settings.tiling
     initial_state = tensors[5]

@@ -12,7 +12,7 @@ import torch
 from optimized.precision import kernels_are_interpreted
 from optimized.tiling import padded_width
 
-__all__ = ["CHUNK_SIZES", "MAX_WIDTH", "DeltaRuleTiling", "choose_tiling"]
+__all__ = ["CHUNK_SIZES", "MAX_WIDTH", "DeltaRuleTiling", "choose_tiling", "default_chunk_size"]
 
 CHUNK_SIZES: Final = (16, 32, 64)
 """Chunk sizes that the kernels can be built with: powers of two, from the smallest tile of a tensor core."""
@@ -50,6 +50,11 @@ class DeltaRuleTiling:
     state_stages: int
 
 
+def default_chunk_size(dtype: torch.dtype) -> int:
+    """Returns the default chunk size: on a GPU, float32 products of 64 tokens would not fit the registers."""
+    return 32 if dtype == torch.float32 and not kernels_are_interpreted() else 64
+
+
 def choose_tiling(
     *, chunk_size: int, head_width: int, value_width: int, num_states: int, dtype: torch.dtype
 ) -> DeltaRuleTiling:
@@ -72,8 +77,8 @@ def choose_tiling(
         block_state=block_state,
         block_gradient=min(block_v, 16 if is_wide_format else 32),
         solve_precision="ieee" if is_wide_format else "tf32x3",
-        prepare_warps=4,
-        state_warps=4,
+        prepare_warps=8 if is_wide_format else 4,
+        state_warps=8 if is_wide_format else 4,
         gradient_warps=8,
         state_stages=1 if is_wide_format else 2,
     )

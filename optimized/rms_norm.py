@@ -93,7 +93,7 @@ class _RmsNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.eps, ctx.zero_centered = eps, zero_centered
         # Triton launches on the current device, which need not be that of the tensors (autograd sees to it backwards).
-        with torch.cuda.device_of(x):
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch
             return launch_forward(x, weight, eps=eps, zero_centered=zero_centered)
 
     @staticmethod

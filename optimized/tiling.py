@@ -2,8 +2,8 @@
 
 No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The Hopper figures for 16-bit
 formats are the largest tiles found without register spills up to head width 128, within 227 KB of shared memory
-(``tests/optimized/test_compiled_kernels.py``); other architectures get smaller tiles that were not examined. The interpreter gets small tiles of unequal sides, so that a few dozen
-tokens already cross tile edges in both directions.
+(``tests/optimized/test_compiled_kernels.py``); other architectures get smaller tiles that were not examined. The
+interpreter gets small tiles of unequal sides, so that a few dozen tokens already cross tile edges in both directions.
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def attention_forward_tiles(*, head_width: int, value_width: int, dtype: torch.d
         return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
     width = max(padded_width(head_width), padded_width(value_width))
     if dtype == torch.float32:
-        return _full_precision_tiles(width)
+        return _full_precision_tiles(width, widest_large_tile=128)
     if arch != _HOPPER:
         return AttentionTiles(block_m=64, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=2)
     if width <= 64:
@@ -100,7 +100,7 @@ def attention_key_value_gradient_tiles(
         return AttentionTiles(block_m=32, block_n=64, num_warps=4, num_stages=1)
     width = max(padded_width(head_width), padded_width(value_width))
     if dtype == torch.float32:
-        return _full_precision_tiles(width)
+        return _full_precision_tiles(width, widest_large_tile=64)
     if arch != _HOPPER:
         return AttentionTiles(block_m=32, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=1)
     if width <= 64:
@@ -118,7 +118,7 @@ def attention_query_gradient_tiles(
         return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
     width = max(padded_width(head_width), padded_width(value_width))
     if dtype == torch.float32:
-        return _full_precision_tiles(width)
+        return _full_precision_tiles(width, widest_large_tile=64)
     if arch != _HOPPER:
         return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
     if width <= 128:
@@ -135,6 +135,8 @@ def rms_norm_tiles(*, width: int, arch: str) -> NormTiles:
     return NormTiles(block_rows=block_rows, num_warps=num_warps, num_programs=4 * 132)
 
 
-def _full_precision_tiles(width: int) -> AttentionTiles:
+def _full_precision_tiles(width: int, *, widest_large_tile: int) -> AttentionTiles:
     """Returns tiles for float32, whose exact products run on the ordinary units and hold operands in registers."""
-    return AttentionTiles(block_m=32, block_n=32 if width <= 128 else 16, num_warps=8, num_stages=1)
+    if width <= widest_large_tile:
+        return AttentionTiles(block_m=32, block_n=32, num_warps=8, num_stages=1)
+    return AttentionTiles(block_m=16, block_n=16, num_warps=4, num_stages=1)

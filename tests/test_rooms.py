@@ -1,8 +1,8 @@
-"""Imports go one way: every file is parsed, and an import upwards or sideways fails.
+r"""Imports go one way: every file is parsed, and an import upwards or sideways fails.
 
 ```
 reference      optimized          know nothing of each other, nor of anything above
-      \\          /
+      \          /
        harness                    records, store and errors inside it are leaves
           |
        reports                    reads records, runs without torch
@@ -55,7 +55,9 @@ RULES = (
         others=("torch",),
     ),
     Rule(modules=("harness",), ours=("harness", "reference", "optimized.candidate"), others=None, never=ROOF),
-    Rule(modules=("reports",), ours=("reports", *LEAVES), others=("jinja2", "matplotlib", "pandas", "rich")),
+    Rule(
+        modules=("reports",), ours=("reports", *LEAVES), others=("jinja2", "markupsafe", "matplotlib", "pandas", "rich")
+    ),
 )
 
 

@@ -20,6 +20,8 @@ NAME = "list"
 HELP = "Operations, candidates and recipes; what runs on this machine and, if not, why."
 EXAMPLE = "attest list --json"
 
+_SHORT = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "tf32": "tf32"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -35,7 +37,11 @@ def execute(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
         return 0
     console = Console()
-    table = Table("operation", "candidate", "recipe", "gradients", "this machine", box=None, header_style="bold")
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width of its own
+    table = Table(
+        "operation", "candidate", "storage / operand / sums", "gradients", "this machine", box=None, header_style="bold"
+    )
     for row in rows:
         gradients = "yes" if row["differentiable"] else "no"
         table.add_row(row["op"], row["name"], _recipe(row["recipe"]), gradients, row["why_not"] or "runs")
@@ -69,9 +75,7 @@ def _why_not(candidate: Candidate) -> str | None:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    parts = [f"{recipe['storage']} stored", f"{recipe['operand']} operands", f"{recipe['accumulator']} sums"]
-    if recipe["weights"]:
-        parts.append(f"{recipe['weights']} weights")
-    if recipe["intermediates"]:
-        parts.append(f"{recipe['intermediates']} intermediates")
+    """Returns a recipe in one line: storage / operand / accumulator, and what differs from them."""
+    parts = [" / ".join(_SHORT.get(recipe[name], recipe[name]) for name in ("storage", "operand", "accumulator"))]
+    parts += [f"{_SHORT[recipe[name]]} {name}" for name in ("weights", "intermediates") if recipe[name]]
     return ", ".join(parts)

@@ -7,10 +7,10 @@ kernel.
 
 Rounding points: ``scale``, ``scores`` (accumulated product, scaling, the exponent's argument and the exponential
 itself), ``denominator``, ``lse``, ``weights`` (softmax weights as operand), ``out``, ``out.scaled``, ``out.stored``
-(read again by the backward pass), ``delta`` (row sum of grad_out * out), ``scores.again`` and ``weights.again`` (recomputed,
-as operand of the value gradient), ``weights.grad``, ``scores.grad`` (operand of the query and key gradients),
-``query.grad``, ``key.grad``, ``value.grad``, ``sinks.grad``, ``bias.grad``. An eager recipe also stores scores, weights
-and their gradients, and the gradient of each head of a group.
+(read again by the backward pass), ``delta`` (row sum of grad_out * out), ``scores.again`` and ``weights.again``
+(recomputed, as operand of the value gradient), ``weights.grad``, ``scores.grad`` (operand of the query and key
+gradients), ``query.grad``, ``key.grad``, ``value.grad``, ``sinks.grad``, ``bias.grad``. An eager recipe also stores
+scores, weights and their gradients, and the gradient of each head of a group.
 
 Source of the scheme: Dao et al. 2022, FlashAttention, algorithms 1 and 4; sinks as in gpt-oss.
 """

@@ -1,9 +1,9 @@
 """RMSNorm as kernels do it: rows normalised in the accumulator's format, then the weight.
 
 Rounding points: those of ``l2_norm.unit_rows`` in the accumulator's format even in eager recipes, since a reciprocal
-root stored in 16 bits is a known fault (all elements of a row move alike); ``normalised`` and ``gain``, which is
-``1 + weight``: an eager implementation stores them and the gradients of both; ``weight.grad``, the sum over all rows,
-and, eager only, its terms, ``weight.products.grad``.
+root stored in 16 bits is a known fault (all elements of a row move alike); ``gain``, which is ``1 + weight``;
+``weight.grad``, the sum over all rows; and, eager only, ``normalised``, which is stored, and the terms of that sum,
+``weight.products.grad``.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
     """
     x, weight = tensors["x"], tensors["weight"]
     rows = unit_rows(fused(arithmetic), x, count=x.shape[-1], eps=float(options["eps"]))
-    normalised = arithmetic.keep("normalised", rows)
+    # A fused kernel's rounding of a normalised element is small beside the noise of its row's root.
+    normalised = arithmetic.keep("normalised", rows) if arithmetic.is_eager else rows
     gain = arithmetic.keep("gain", weight + 1) if options.get("zero_centered", False) else weight
     row = gain.reshape(gain.shape[0], *([1] * (x.dim() - 2)), gain.shape[-1])
     return {"out": normalised * gradient_kept(arithmetic, "weight.products", arithmetic.spread("weight", row, x.shape))}

@@ -72,6 +72,8 @@ def _rotated(x: Tensor, style: str) -> Tensor:
 
 def _added(arithmetic: Arithmetic, point: str, first: Tensor, second: Tensor) -> Tensor:
     """Returns the sum of two products that are intermediates."""
-    return arithmetic.rounding.accumulate(
-        point, first + second, lambda: torch.hypot(first, second), arithmetic.intermediates
-    )
+
+    def gauge() -> Tensor:
+        return (first * first).addcmul_(second, second).sqrt_()
+
+    return arithmetic.rounding.accumulate(point, first + second, gauge, arithmetic.intermediates)

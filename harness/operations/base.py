@@ -169,7 +169,9 @@ class Case:
         ]
         if missing:
             raise UsageError(f"{cls.op} case: got no {', '.join(missing)}, expected a value for each")
-        fitting: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
+        fitting: dict[str, Any] = {
+            name: tuple(item) if isinstance(item, list) else item for name, item in values.items()
+        }
         return cls(**fitting)
 
     def replaced(self, **changes: Any) -> Self:  # noqa: ANN401 - a field's own type
@@ -226,6 +228,7 @@ class Operation:
         is_layer: whether the remaining tensors are parameters, passed as a mapping after the positional ones.
         constant: floating-point inputs that have no gradient.
         tiles: piece lengths over which the budget's samples are spread (tiles of keys, chunks of tokens).
+        samples: random executions of the budget; more where they are spread over several tile lengths.
         directions: inputs or options along which an error is looked for even where every element passes.
         axes: names of the axes of inputs.
         call: the call as one line, for people.
@@ -241,6 +244,7 @@ class Operation:
     is_layer: bool = False
     constant: tuple[str, ...] = ("cos", "sin")
     tiles: tuple[int, ...] = (64,)
+    samples: int = 8
     directions: tuple[str, ...] = ()
     axes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     call: str = ""

@@ -123,6 +123,7 @@ OPERATION = Operation(
     positional=("hidden_states", "attention_mask"),
     is_layer=True,
     tiles=(16, 64),
+    samples=16,
     axes={"hidden_states": AXES},
     call="gated_delta_net(hidden_states, attention_mask, parameters, *, hidden_size, num_query_key_heads, "
     "num_value_heads, head_qk_dim, head_v_dim, norm_eps, conv_size, decay_gate, use_qk_l2norm=True)",

@@ -150,6 +150,7 @@ OPERATION = Operation(
     outputs=OUTPUTS,
     positional=("query", "key", "value", "log_decay", "beta"),
     tiles=(8, 16, 32, 64),
+    samples=32,
     directions=("scale", "log_decay", "beta"),
     axes={
         "query": HEADS, "key": HEADS, "value": HEADS, "log_decay": GATES, "beta": GATES, "initial_state": STATE,

@@ -25,11 +25,20 @@ def short_conv(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) -> Tens
 
     Source: the causal_conv1d of Mamba (Gu and Dao, "Mamba", section 3.4) with its SiLU.
     """
-    return short_conv_stored(widened(x), widened(weight), mask=mask).to(x.dtype)
+    return functional.silu(_convolved(x, weight, mask=mask)).to(x.dtype)
 
 
 def short_conv_stored(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Computes what ``short_conv`` does, with the masked input and the sum stored in the dtype of ``x``."""
+    """Computes what ``short_conv`` does, with the sum stored in the dtype of ``x`` before the SiLU.
+
+    The sum itself is a float32 one, as on a GPU: torch's own 16-bit convolution on a CPU adds the weight's gradient up
+    in 16 bits on some machines.
+    """
+    return functional.silu(_convolved(x, weight, mask=mask).to(x.dtype))
+
+
+def _convolved(x: Tensor, weight: Tensor, *, mask: Tensor | None) -> Tensor:
+    """Returns the causal sum over the taps, (B, T, C), not rounded to the dtype of ``x``."""
     check_shape("x", x, ("B", "T", "C"))
     B, T, C = x.shape
     check_shape("weight", weight, (C, "K"))
@@ -37,6 +46,5 @@ def short_conv_stored(x: Tensor, weight: Tensor, *, mask: Tensor | None = None) 
         check_shape("mask", mask, (B, T))
         column = mask.unsqueeze(-1)
         x = x * column.to(x.dtype) if mask.is_floating_point() else x.masked_fill(column == 0, 0.0)
-    padded = functional.pad(x.transpose(1, 2), (weight.shape[1] - 1, 0))
-    summed = functional.conv1d(padded, weight.to(x.dtype).unsqueeze(1), groups=C)
-    return functional.silu(summed).transpose(1, 2)
+    padded = functional.pad(widened(x).transpose(1, 2), (weight.shape[1] - 1, 0))
+    return functional.conv1d(padded, widened(weight).unsqueeze(1), groups=C).transpose(1, 2)

@@ -50,9 +50,11 @@ def compile_kernels(*, width: int) -> dict[str, dict[str, int]]:
 
     triton.runtime.driver.set_active(_TargetOnly())
     JITFunction.__getitem__ = compile_instead
-    vectors = [torch.zeros(1, 64, 132, width, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
-    gates = [torch.zeros(1, 64, 132, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
-    result = launch_gated_delta_rule(*vectors, *gates, None, scale=0.5, normalize_qk=True, chunk_size=64)
+    vector = torch.zeros(1, 64, 132, width, dtype=torch.bfloat16, requires_grad=True)
+    gate = torch.zeros(1, 64, 132, dtype=torch.bfloat16, requires_grad=True)
+    result = launch_gated_delta_rule(
+        vector, vector, vector, gate, gate, None, scale=0.5, normalize_qk=True, chunk_size=64
+    )
     torch.autograd.backward(list(result), [torch.zeros_like(x) for x in result])
     return {name: _figures(kernel) for name, kernel in compiled.items()}
 

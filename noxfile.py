@@ -1,0 +1,130 @@
+"""All that a newcomer and CI run: `nox -l` lists it, `nox -s NAME` does it, environments and torch included.
+
+Everything after `--` goes on: `nox -s attest -- run --profile quick`, `nox -s tests -- -k rooms`.
+An environment is made once and then reused; `nox -s NAME --reuse-venv=no` makes it anew.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2024.4.15"
+nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+CPU_TORCH = "2.13.0"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ROOMS = ("reference", "optimized", "harness", "reports", "tests", "noxfile.py")
+
+INSTALLED_TORCH = "from importlib.metadata import distributions as d; print(*(t.version for t in d(name='torch')))"
+
+
+def has_gpu() -> bool:
+    """Returns whether this machine has an NVIDIA GPU, asked of the driver and not of torch, which is not there yet."""
+    if Path("/dev/nvidia0").exists():
+        return True
+    command = shutil.which("nvidia-smi")
+    return command is not None and subprocess.run([command, "-L"], capture_output=True, check=False).returncode == 0
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Installs the torch that fits this machine, then the project with its extras, editable."""
+    if not has_torch(session):
+        install_torch(session)
+    session.install("-e", f".[{','.join(extras)}]")
+
+
+def has_torch(session: nox.Session) -> bool:
+    """Returns whether a reused environment holds a torch already; one of a CPU build is not enough for a GPU."""
+    found = str(session.run("python", "-c", INSTALLED_TORCH, silent=True, log=False)).strip()
+    return bool(found) and not (has_gpu() and found.endswith("+cpu"))
+
+
+def install_torch(session: nox.Session) -> None:
+    """Installs CUDA torch where there is a GPU and CPU torch where there is none, and says which was taken.
+
+    The CPU build is looked for where pip is configured to look, then where uv knows PyTorch's own builds to be. Without
+    either, torch as published is taken: it is right as well, only larger.
+    """
+    plain = not (sys.platform == "linux" and platform.machine() == "x86_64")
+    if has_gpu() or plain:
+        session.install("torch>=2.11")
+        session.log("torch: the default build (%s)", "a GPU was found" if has_gpu() else platform.platform())
+        return
+    python = str(Path(session.bin) / "python")
+    attempts = (
+        ("a CPU build, from pip", ("python", "-m", "pip", "install", "-q", f"torch=={CPU_TORCH}+cpu")),
+        ("a CPU build, from uv", ("uv", "pip", "install", "-q", "--python", python, "--torch-backend", "cpu",
+                                  f"torch=={CPU_TORCH}")),
+        ("the default build, as no CPU build was found", ("python", "-m", "pip", "install", "-q",
+                                                          f"torch=={CPU_TORCH}")),
+    )  # fmt: skip
+    for index, (what, command) in enumerate(attempts):
+        if command[0] == "uv":
+            session.install("uv")
+        try:
+            session.run_install(*command, silent=True)
+        except CommandFailed:
+            if index == len(attempts) - 1:
+                raise
+            session.log("torch: not %s", what)
+        else:
+            session.log("torch: %s", what)
+            return
+
+
+@nox.session(default=False)
+def attest(session: nox.Session) -> None:
+    """The testbench itself, by default `run --profile quick`; `-- list` or any other command."""
+    install(session, "report", "certify")
+    session.run("attest", *(session.posargs or ["run", "--profile", "quick"]), env=ONE_THREAD)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests; what follows `--` goes to pytest."""
+    install(session, "report", "certify", "dev")
+    session.run(
+        "python", "-m", "pytest", "-n", "auto", "--maxprocesses", "8", "-m", "not slow and not gpu", *session.posargs,
+        env=ONE_THREAD,
+    )  # fmt: skip
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format, by ruff; `nox -s lint -- --fix` mends what can be mended."""
+    session.install("ruff>=0.12")
+    session.run("ruff", "check", *session.posargs, *ROOMS)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]), *ROOMS)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of all rooms, the tests and this file, by mypy in strict mode."""
+    install(session, "report", "certify", "dev")
+    session.run("mypy", *session.posargs)
+    session.run("mypy", "noxfile.py")
+
+
+@nox.session(default=False, venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """The main job on a CUDA device: every candidate compiled, judged and timed there."""
+    session.notify("attest", ["run", "--profile", "gpu", *session.posargs])
+
+
+@nox.session(default=False, venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Ten minutes of random cases for one operation: `nox -s fuzz -- --op attention --minutes 60`."""
+    session.notify("attest", ["fuzz", *(session.posargs or ["--op", "attention", "--minutes", "10"])])
+
+
+@nox.session(default=False, venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Speed of the verified candidates of one operation: `nox -s bench -- --op gated_delta_rule`."""
+    session.notify("attest", ["bench", *(session.posargs or ["--op", "attention"])])
