@@ -10,6 +10,8 @@ from harness.records import Record
 
 __all__ = ["ATTEMPTS", "shrink", "simpler"]
 
+_KEPT = {"dtype", "seed"}  # a candidate has one storage dtype; the seed goes last
+
 ATTEMPTS = 60
 """Calls of a candidate that shrinking may cost."""
 
@@ -75,7 +77,7 @@ def _steps(case: Case) -> Iterator[dict[str, Any]]:
 def _default_steps(case: Case) -> Iterator[dict[str, Any]]:
     for field in dataclasses.fields(case):
         value = getattr(case, field.name)
-        if field.default is dataclasses.MISSING or value == field.default or field.name == "seed":
+        if field.default is dataclasses.MISSING or value == field.default or field.name in _KEPT:
             continue
         if not isinstance(value, tuple):
             yield {field.name: field.default}

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from harness.errors import UsageError
-from harness.operations.base import Case, Inputs
+from harness.operations.base import Inputs, Operation
 
 __all__ = ["VARIATIONS", "vary"]
 
 
-def vary(case: Case, inputs: Inputs, name: str) -> Inputs:
+def vary(row: Operation, inputs: Inputs, name: str) -> Inputs:
     """Returns the inputs changed by the named variation.
 
     Raises:
@@ -18,21 +18,20 @@ def vary(case: Case, inputs: Inputs, name: str) -> Inputs:
     """
     if name not in VARIATIONS:
         raise UsageError(f"variation: got {name!r}, expected one of {', '.join(VARIATIONS)}")
-    tensors = VARIATIONS[name](case, inputs.tensors)
+    tensors = VARIATIONS[name](row, inputs.tensors)
     return Inputs(tensors=tensors, options=inputs.options, cotangents=inputs.cotangents)
 
 
-def _scrambled_end(case: Case, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG001 - one signature
-    """Returns the inputs with other values in the last token of everything that has tokens."""
-    changed = {}
-    for name, item in tensors.items():
-        changed[name] = item
-        if item.is_floating_point() and item.dim() >= 3:
-            moved = item.clone()
+def _scrambled_end(row: Operation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the inputs with another last token in everything that has tokens on its second axis."""
+    changed = dict(tensors)
+    for name, axes in row.axes.items():
+        if name in changed and axes[1:2] == ("token",):
+            moved = changed[name].clone()
             moved[:, -1] = -2 * moved[:, -1] + 1
             changed[name] = moved
     return changed
 
 
-VARIATIONS: Mapping[str, Callable[[Case, Mapping[str, Tensor]], dict[str, Tensor]]] = {"future": _scrambled_end}
+VARIATIONS: Mapping[str, Callable[[Operation, Mapping[str, Tensor]], dict[str, Tensor]]] = {"future": _scrambled_end}
 """``future``: the last token is another one; whatever cannot see it must not change by a bit."""

@@ -146,7 +146,9 @@ def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Set
         relations += check_relations(
             shared.row, shared.case, answer, lambda name: worker.ask({**request, "variation": name})
         )
-    verdict = worst_verdict([judged["verdict"], *(item.verdict for item in relations)])
+    # A relation without power says so itself; it takes nothing from what was judged.
+    counted = [item.verdict for item in relations if item.verdict is not Verdict.NO_POWER]
+    verdict = worst_verdict([judged["verdict"], *counted])
     reason = judged["reason"] or next((item.reason for item in relations if item.verdict is verdict), "")
     return Record(**fields, **{**judged, "verdict": verdict, "reason": reason}, relations=relations, phases=phases)
 

@@ -83,7 +83,7 @@ def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple
     case = case_from_data(case_data)
     row = operation(case.op)
     inputs = row.inputs(case)
-    return row, case, inputs if variation is None else vary(case, inputs, variation)
+    return row, case, inputs if variation is None else vary(row, inputs, variation)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from harness.campaign import lanes
 from harness.cases import case_from_data
 from harness.cli.options import add_candidates, add_device, add_out, chosen, items_of, new_folder, positive, settings_of
-from harness.cli.progress import collect, exit_code, interrupted
+from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.errors import UsageError
 from harness.ops import operation
 from harness.profiles import PROFILES
@@ -49,7 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
     cases = [case_from_data({"op": row.name, "dtype": dtype, **fields}) for dtype in DTYPES]
     items = items_of(cases, candidates)
     folder = new_folder(arguments.out)
-    console = Console()
+    console = output_console()
     with Store(folder) as store, lanes(settings, 1) as pool:
         write_run(folder, {"command": NAME, "op": row.name, "repeats": arguments.repeats})
         speed = Speed(repeats=arguments.repeats, baseline=arguments.baseline)

@@ -2,13 +2,11 @@
 
 import argparse
 
-from rich.console import Console
-
 from harness.campaign import lanes
 from harness.candidates import find_candidates, select
 from harness.cli.failures import report_failures
 from harness.cli.options import add_candidates, add_device, add_out, items_of, jobs_of, new_folder, settings_of
-from harness.cli.progress import collect, exit_code, interrupted
+from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.ops import OPS, operation
 from harness.store import Store, write_run
 from harness.suites import SUITES, suite
@@ -39,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     candidates = select(found, op=arguments.op, names=arguments.candidate)
     items = items_of(cases, [item for item in candidates if arguments.device in item.devices])
     folder = new_folder(arguments.out)
-    console = Console()
+    console = output_console()
     with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
         write_run(folder, {"command": NAME, "suite": arguments.suite, "op": arguments.op})
         try:

@@ -4,8 +4,6 @@ import argparse
 import json
 import sys
 
-from rich.console import Console
-
 from harness.campaign import lanes
 from harness.cli.failures import report_failures
 from harness.cli.options import (
@@ -21,7 +19,7 @@ from harness.cli.options import (
     positive,
     settings_of,
 )
-from harness.cli.progress import collect, exit_code, interrupted
+from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.errors import UsageError, nearest
 from harness.operations.base import Operation
 from harness.ops import operation
@@ -67,7 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     items = items_of(cases, candidates)
     folder = new_folder(arguments.out)
-    console = Console(stderr=arguments.json)
+    console = output_console(stderr=arguments.json)
     with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
         write_run(folder, {"command": NAME, "seed": arguments.seed, "op": row.name, "cases": count})
         try:

@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from harness.candidates import find_candidates
+from harness.cli.progress import output_console
 from harness.ops import OPS
 from harness.records import to_json
 from optimized.candidate import Candidate
@@ -36,9 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
         data = {"operations": list(OPS), "candidates": rows, "broken": dict(found.broken)}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
         return 0
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe has no width of its own
+    console = output_console()
     table = Table(
         "operation", "candidate", "storage / operand / sums", "gradients", "this machine", box=None, header_style="bold"
     )

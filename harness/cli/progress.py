@@ -8,15 +8,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.options import Deadline
-from harness.records import Record, Verdict
+from harness.records import Record
 from harness.store import Store
 
-__all__ = ["collect", "error_console", "exit_code"]
+__all__ = ["collect", "error_console", "exit_code", "interrupted", "output_console"]
 
 
 def error_console() -> Console:
     """Returns the console of everything that is not a result."""
     return Console(file=sys.stderr)
+
+
+def output_console(*, stderr: bool = False) -> Console:
+    """Returns the console of results; a file or a pipe has no width of its own, so it gets a wide one."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 def collect(
@@ -66,8 +74,3 @@ def exit_code(records: Sequence[Record]) -> int:
 def interrupted(folder: Path, how: str) -> None:
     """Says what an interruption left and how to go on."""
     sys.stderr.write(f"attest: interrupted; the records so far are in {folder}; go on with: {how}\n")
-
-
-def unjudged(records: Sequence[Record]) -> bool:
-    """Returns whether no record was judged at all."""
-    return all(record.verdict is Verdict.UNSUPPORTED for record in records)

@@ -13,7 +13,7 @@ from harness.cases import case_from_data
 from harness.certify.certify import certify
 from harness.cli.failures import report_failures
 from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, settings_of
-from harness.cli.progress import collect, error_console, exit_code, interrupted
+from harness.cli.progress import collect, error_console, exit_code, interrupted, output_console
 from harness.errors import UsageError
 from harness.ops import OPS
 from harness.profiles import Profile, profile
@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
     items = _plan(chosen, candidates, int(asked["seed"]))
     done = list(read_records(folder)) if arguments.resume else []
     items = _missing(items, {(record.case_id, record.candidate) for record in done})
-    console = Console()
+    console = output_console()
     console.print(
         f"attest run --profile {asked['profile']} --seed {asked['seed']}: records go to {folder}", markup=False
     )

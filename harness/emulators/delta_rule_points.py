@@ -77,6 +77,7 @@ class Context(FunctionCtx):
 
     arithmetic: Arithmetic
     point: str
+    scores_point: str
     tokens: int
     heads: int
     saved_tensors: tuple[Tensor, ...]

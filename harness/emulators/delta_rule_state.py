@@ -14,7 +14,7 @@ from harness.emulators.arithmetic import Arithmetic, shared
 from harness.emulators.delta_rule_points import Context, apply
 from harness.emulators.rounding import unit
 
-__all__ = ["MAX_CHUNK", "inverse", "multiply_through_state", "summed_gate", "update_state"]
+__all__ = ["MAX_CHUNK", "inverse", "read_locally", "summed_gate", "update_state"]
 
 MAX_CHUNK = 64
 """Longest chunk that a kernel goes through at once."""
@@ -39,20 +39,25 @@ def inverse(arithmetic: Arithmetic, point: str, coupling: Tensor) -> Tensor:
     return apply(_Inverse, coupling, arithmetic, point)
 
 
-def multiply_through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
-    """Returns the product of two operands, with the error of a recurrence that has the product in its state.
+def read_locally(
+    arithmetic: Arithmetic, points: tuple[str, str], query: Tensor, key: Tensor, between: Tensor, residuals: Tensor
+) -> Tensor:
+    """Returns ``M R`` with ``M_ij = between_ij (q_i . k_j)`` for ``i >= j``, with the errors of a recurrence too.
 
-    A recurrence rounds ``k_jd r_jv`` in the state before it multiplies by ``q_id``, and backward ``q_id do_iv``. Where
-    ``left_ij``, a sum of ``q_id k_jd``, is small by cancellation, those errors are not.
+    A recurrence has the products ``k_jd r_jv`` in its state and rounds there before it sums over ``d`` with ``q_id``,
+    or backward over ``v`` with the gradient ``do_iv``; so ``d q_id`` is a sum over ``v`` that errs for each ``d`` by
+    itself, and so on with the gradients of keys and residuals. Where ``q_i . k_j`` or ``do_i . r_j`` is small by
+    cancellation, those errors are not: a norm behind the rule makes ``do`` orthogonal to ``out``.
 
     Args:
         arithmetic: formats and roundings.
-        point: name.
-        left: ``(K, ..., C, C)``.
-        right: ``(K, ..., C, V)``.
-        squares: sums of the squared terms of ``left``, one sample.
+        points: names of ``M`` and of the result.
+        query: ``(K, ..., C, D)``, an operand.
+        key: ``(K, ..., C, D)``, an operand.
+        between: ``(K, ..., C, C)``.
+        residuals: ``(K, ..., C, V)``, an operand.
     """
-    return apply(_MultiplyThroughState, left, right, squares, arithmetic, point)
+    return apply(_LocalReads, query, key, between, residuals, arithmetic, *points)
 
 
 def update_state(
@@ -139,32 +144,62 @@ class _Inverse(torch.autograd.Function):
         return arithmetic.all_samples(arithmetic.round_operand(f"{point}.coupling.grad", grad)), None, None
 
 
-class _MultiplyThroughState(torch.autograd.Function):
+class _LocalReads(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Context, left: Tensor, right: Tensor, squares: Tensor, arithmetic: Arithmetic, point: str
+        ctx: Context,
+        query: Tensor,
+        key: Tensor,
+        between: Tensor,
+        residuals: Tensor,
+        arithmetic: Arithmetic,
+        scores_point: str,
+        point: str,
     ) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        squares = left[:1].square() + squares
-        ctx.save_for_backward(left, right, squares)
-        return arithmetic.round_intermediate(point, _through_state(arithmetic, point, left, right, squares))
+        ctx.arithmetic, ctx.point, ctx.scores_point = arithmetic, point, scores_point
+        products = arithmetic.product(scores_point, query, key.transpose(-1, -2))
+        products = arithmetic.round_intermediate(scores_point, products)
+        scores = arithmetic.round_operand(f"{scores_point}.operand", (products * between).tril())
+        squares = query[:1].square() @ key[:1].square().transpose(-1, -2) * between[:1].square().tril()
+        squares += scores[:1].square()
+        scores = arithmetic.all_samples(scores)
+        ctx.save_for_backward(query, key, between, residuals, products, scores, squares)
+        local = _through_state(arithmetic, point, scores, residuals, squares, query.shape[-1])
+        return arithmetic.round_intermediate(point, local)
 
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        arithmetic, point = ctx.arithmetic, ctx.point
-        left, right, squares = ctx.saved_tensors
+        arithmetic, point, scores_point = ctx.arithmetic, ctx.point, ctx.scores_point
+        query, key, between, residuals, products, scores, squares = ctx.saved_tensors
         grad = arithmetic.round_operand(f"{point}.grad", grads[0])
-        grad_left = arithmetic.all_samples(arithmetic.product(f"{point}.left.grad", grad, right.transpose(-1, -2)))
-        left, squares = left.transpose(-1, -2), squares.transpose(-1, -2)
-        grad_right = _through_state(arithmetic, f"{point}.right.grad", left, grad, squares)
-        return grad_left, arithmetic.all_samples(grad_right), None, None, None
+        grad_scores = arithmetic.product(f"{point}.left.grad", grad, residuals.transpose(-1, -2)).tril()
+        grad_residuals = _through_state(
+            arithmetic,
+            f"{point}.right.grad",
+            scores.transpose(-1, -2),
+            grad,
+            squares.transpose(-1, -2),
+            query.shape[-1],
+        )
+        grad_products = arithmetic.round_operand(f"{scores_point}.grad", grad_scores * between)
+        squares = grad[:1].square() @ residuals[:1].square().transpose(-1, -2) * between[:1].square().tril()
+        squares += grad_products[:1].square()
+        width = residuals.shape[-1]
+        grad_query = _through_state(arithmetic, f"{scores_point}.left.grad", grad_products, key, squares, width)
+        grad_products, squares = grad_products.transpose(-1, -2), squares.transpose(-1, -2)
+        grad_key = _through_state(arithmetic, f"{scores_point}.right.grad", grad_products, query, squares, width)
+        found = (grad_query, grad_key, grad_scores * products, grad_residuals)
+        return (*(arithmetic.all_samples(x) for x in found), None, None, None)
 
 
-def _through_state(arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
+def _through_state(
+    arithmetic: Arithmetic, point: str, left: Tensor, right: Tensor, squares: Tensor, width: int
+) -> Tensor:
+    """Returns ``left @ right``; ``squares`` are sums over ``width`` of the squared terms of ``left``, one sample."""
     left, right = shared(left), shared(right)
 
     def gauge() -> Tensor:
-        return (squares @ right[:1].square()).mul_(left.shape[-1] / 2).sqrt_()
+        return (squares @ right[:1].square()).mul_((left.shape[-1] + width) / 2).sqrt_()
 
     return arithmetic.rounding.accumulate(point, left @ right, gauge, arithmetic.recipe.accumulator)
 

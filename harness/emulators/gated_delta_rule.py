@@ -42,7 +42,7 @@ from harness.emulators.delta_rule_points import (
     rounds_operands,
     scaled_operand,
 )
-from harness.emulators.delta_rule_state import MAX_CHUNK, inverse, multiply_through_state, summed_gate, update_state
+from harness.emulators.delta_rule_state import MAX_CHUNK, inverse, read_locally, summed_gate, update_state
 from harness.emulators.rounding import FORMAT_BITS, unit
 
 __all__ = ["emulate"]
@@ -149,14 +149,12 @@ def _sequence(
     u = operand(arithmetic, "u", multiply(arithmetic, "u", solved, weighted_value))
 
     states, residuals, state = _scan(arithmetic, read_key, w, u, to_end, over_chunk, state)
-    scores = multiply(arithmetic, "scores", query, read_key.transpose(-1, -2)) * between
-    scores = operand(arithmetic, "scores", scores.tril())
     recalled = multiply(arithmetic, "recalled", query, states)
     recalled = recalled * arithmetic.spread("recalled.decay", from_start, recalled.shape)
     residuals = gradient_in_storage(arithmetic, "residual.local", residuals)
-    squares = _squares(query, read_key, between)
-    out = (recalled + multiply_through_state(arithmetic, "local", scores, residuals, squares)) * scale
-    return join(out, tokens), state
+    local = read_locally(arithmetic, ("scores", "local"), query, read_key, between, residuals)
+    factor = arithmetic.constant("scale", scale).unsqueeze(-1)
+    return join((recalled + local) * factor, tokens), state
 
 
 def _stored_operand(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
@@ -174,12 +172,6 @@ def _decay_between(arithmetic: Arithmetic, gate: Tensor) -> Tensor:
     columns = arithmetic.spread("gate.columns", gate.transpose(-1, -2), square)
     # exp of a positive difference can overflow, and 0 * inf is NaN: mask first.
     return arithmetic.approximate("decay.between", (rows - columns).tril().exp())
-
-
-def _squares(query: Tensor, key: Tensor, between: Tensor) -> Tensor:
-    """Returns the sums of the squared terms of the scores, one sample ``(1, B, H, N, C, C)``."""
-    query, key, between = (x.detach()[:1].square() for x in (query, key, between))
-    return (query @ key.transpose(-1, -2) * between).tril()
 
 
 def _scan(

@@ -1,7 +1,7 @@
 """Rotary position embedding as kernels do it: two products and their sum per channel.
 
-Rounding points: ``out`` and ``x.grad`` (the two products that are added), ``cos.grad`` and ``sin.grad`` (sums over
-heads) and, eager only, their terms.
+Rounding points: ``out`` and ``x.grad`` (the two products that are added; eager, each of them is stored first, as
+``.first`` and ``.second``), ``cos.grad`` and ``sin.grad`` (sums over heads) and, eager only, their terms.
 """
 
 from collections.abc import Mapping
@@ -71,9 +71,13 @@ def _rotated(x: Tensor, style: str) -> Tensor:
 
 
 def _added(arithmetic: Arithmetic, point: str, first: Tensor, second: Tensor) -> Tensor:
-    """Returns the sum of two products that are intermediates."""
+    """Returns the sum of two products; an eager implementation stores both before it adds them."""
+    if arithmetic.is_eager:
+        first = arithmetic.round_intermediate(f"{point}.first", first)
+        second = arithmetic.round_intermediate(f"{point}.second", second)
+        return first + second
 
     def gauge() -> Tensor:
         return (first * first).addcmul_(second, second).sqrt_()
 
-    return arithmetic.rounding.accumulate(point, first + second, gauge, arithmetic.intermediates)
+    return arithmetic.rounding.accumulate(point, first + second, gauge, arithmetic.recipe.accumulator)
