@@ -139,15 +139,7 @@ def _sequence(
     over_chunk = arithmetic.approximate("decay.over_chunk", last.exp())
     between = _decay_between(arithmetic, gate)
 
-    square = between.shape
-    products = multiply(arithmetic, "key_products", written_key, written_key.transpose(-1, -2))
-    coupling = (products * between * arithmetic.spread("beta.rows", rate, square)).tril(-1)
-    solved = inverse(arithmetic, "inverse", coupling)
-    weighted_key = scaled_operand(arithmetic, "key.weighted", written_key, rate * from_start, written_key)
-    weighted_value = scaled_operand(arithmetic, "value.weighted", value, rate, value)
-    w = operand(arithmetic, "w", multiply(arithmetic, "w", solved, weighted_key))
-    u = operand(arithmetic, "u", multiply(arithmetic, "u", solved, weighted_value))
-
+    w, u = _written(arithmetic, written_key, value, rate, from_start, between)
     states, residuals, state = _scan(arithmetic, read_key, w, u, to_end, over_chunk, state)
     recalled = multiply(arithmetic, "recalled", query, states)
     recalled = recalled * arithmetic.spread("recalled.decay", from_start, recalled.shape)
@@ -172,6 +164,19 @@ def _decay_between(arithmetic: Arithmetic, gate: Tensor) -> Tensor:
     columns = arithmetic.spread("gate.columns", gate.transpose(-1, -2), square)
     # exp of a positive difference can overflow, and 0 * inf is NaN: mask first.
     return arithmetic.approximate("decay.between", (rows - columns).tril().exp())
+
+
+def _written(
+    arithmetic: Arithmetic, key: Tensor, value: Tensor, rate: Tensor, from_start: Tensor, between: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns W ``(K, B, H, N, C, D)`` and U ``(K, B, H, N, C, V)`` as operands."""
+    products = multiply(arithmetic, "key_products", key, key.transpose(-1, -2))
+    coupling = (products * between * arithmetic.spread("beta.rows", rate, between.shape)).tril(-1)
+    solved = inverse(arithmetic, "inverse", coupling)
+    weighted_key = scaled_operand(arithmetic, "key.weighted", key, rate * from_start, key)
+    weighted_value = scaled_operand(arithmetic, "value.weighted", value, rate, value)
+    w = operand(arithmetic, "w", multiply(arithmetic, "w", solved, weighted_key))
+    return w, operand(arithmetic, "u", multiply(arithmetic, "u", solved, weighted_value))
 
 
 def _scan(

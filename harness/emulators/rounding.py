@@ -5,7 +5,7 @@ unit in the last place at the lower end of a binade, the largest relative error 
 
 Random rounding is Monte-Carlo arithmetic (Parker 1997, "Monte Carlo arithmetic: exploiting randomness in
 floating-point arithmetic"; tools Verificarlo and Verrou) with one change: **the direction depends on the value**, a
-hash of its leading 40 significant bits and the sample's seed, never on its position. A real kernel rounds equal values
+hash of its leading 24 significant bits and the sample's seed, never on its position. A real kernel rounds equal values
 alike and opposite values oppositely, so rows in which many softmax weights are equal err coherently; independent noise
 per element would call them faulty.
 
@@ -29,13 +29,12 @@ FORMAT_BITS: Mapping[str, tuple[int, int]] = {
 }
 """Significant bits and smallest normal exponent of each format."""
 
-_EXPONENT_MASK = 0x7FF0000000000000
-_MAGNITUDE = 0x7FFFFFFFFFFFFFFF
-_SIGN = -(2**63)
-_HASH_BITS = 12
-_FIRST = -7046029254386353131  # odd 64-bit multipliers of splitmix64 (Steele, Lea, Flood 2014), as signed integers
-_SECOND = -4658895280553007687
-_TO_UNIT = 2.0**-63
+_EXPONENT = 0x7FF0000000000000
+_SIGN_AND_EXPONENT = -0x0010000000000000
+_SUBNORMALS_MATTER = -100
+"""Formats whose smallest normal exponent is above it: float16, whose softmax weights reach its subnormal range."""
+_MIX = -1640531535  # 2654435761 as a signed 32-bit integer, Knuth's multiplier
+_TO_UNIT = 2.0**-31
 
 
 def unit(fmt: str) -> float:
@@ -46,7 +45,7 @@ def unit(fmt: str) -> float:
 def half_ulp(value: Tensor, fmt: str) -> Tensor:
     """Returns half a unit in the last place of the format at each value (float64), also below the normal range."""
     bits, smallest = FORMAT_BITS[fmt]
-    power = (value.contiguous().view(torch.int64) & _EXPONENT_MASK).view(torch.float64)
+    power = (value.contiguous().view(torch.int64) & _EXPONENT).view(torch.float64)
     return power.clamp_min_(2.0**smallest).mul_(2.0**-bits)
 
 
@@ -127,20 +126,24 @@ class Random:
     def __init__(self, samples: int, seed: int) -> None:
         self.samples = samples
         generator = torch.Generator().manual_seed(seed)
-        self._multipliers = torch.randint(-(2**62), 2**62, (samples,), generator=generator) * 2 + 1
-        self._offsets = torch.randint(-(2**62), 2**62, (samples,), generator=generator)
+        self._multipliers = (torch.randint(-(2**30), 2**30, (samples,), generator=generator) * 2 + 1).to(torch.int32)
+        self._offsets = torch.randint(-(2**31), 2**31, (samples,), generator=generator).to(torch.int32)
 
     def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
         """Returns the value moved by up to half a unit in the last place, alike for equal values."""
         # The reference has roundings of float64 itself, so noise of one unit would not show it: use four.
-        size = half_ulp(value, fmt).mul_(4.0 if fmt == "float64" else 1.0)
+        scale = 4.0 if fmt == "float64" else 1.0
+        bits, smallest = FORMAT_BITS[fmt]
+        signed_power = (value.contiguous().view(torch.int64) & _SIGN_AND_EXPONENT).view(torch.float64)
+        if smallest > _SUBNORMALS_MATTER:
+            signed_power = torch.copysign(signed_power.abs().clamp_min_(2.0**smallest), value)
         if keeps_exact and fmt != "float64":
-            size = torch.where(to_nearest(value, fmt) == value, 0.0, size)
-        return self._noise(value).mul_(size).add_(value)
+            signed_power = torch.where(to_nearest(value, fmt) == value, 0.0, signed_power)
+        return self._noise(value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
 
     def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
         """Returns the sum moved by up to ``u`` times its gauge."""
-        size = gauge().mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
+        size = torch.copysign(gauge(), value).mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
         return self._noise(value).mul_(size).add_(value)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
@@ -148,22 +151,20 @@ class Random:
         return self._noise(value).mul_(value * error).add_(value)
 
     def _noise(self, value: Tensor) -> Tensor:
-        """Returns numbers in (-1, 1), an odd function of the leading bits of the value and of the sample alone.
+        """Returns numbers in (-1, 1), a function of the magnitude of the value and of the sample alone.
 
-        Odd, because rounding to nearest is: scores of opposite keys are off by opposite amounts.
+        The callers multiply it by something that has the sign of the value: rounding to nearest is odd, and scores of
+        opposite keys are off by opposite amounts. Only the leading 24 bits count: equal weights that differ in the last
+        bits of float64 still round alike. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing step.
         """
         shape = (self.samples, *([1] * (value.dim() - 1)))
-        bits = value.contiguous().view(torch.int64)
-        # Rounding to 40 bits first: equal weights that differ in the last bits of float64 still round alike.
-        leading = ((bits & _MAGNITUDE) + (1 << (_HASH_BITS - 1))) >> _HASH_BITS
+        leading = value.to(torch.float32).view(torch.int32) << 1  # the sign goes
+        leading ^= leading >> 15  # numbers of a short format have only high bits: bring some down
         hashed = leading * self._multipliers.to(value.device).view(shape)
         hashed += self._offsets.to(value.device).view(shape)
-        hashed ^= hashed >> 32
-        hashed *= _FIRST
-        hashed ^= hashed >> 29
-        hashed *= _SECOND
-        noise = hashed.to(torch.float64).mul_(_TO_UNIT)
-        return (noise.view(torch.int64) ^ (bits & _SIGN)).view(torch.float64)
+        hashed ^= hashed >> 15
+        hashed *= _MIX
+        return hashed.to(torch.float64).mul_(_TO_UNIT)
 
 
 class Fault:
