@@ -36,14 +36,36 @@ class Profile:
 
 _TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
     "rms_norm": {"batch": 2, "tokens": 256, "channels": 512},
+    "l2_norm": {"batch": 2, "tokens": 256, "heads": 4, "width": 128},
     "rope": {"batch": 2, "tokens": 256, "heads": 4, "width": 64},
+    "rope_tables": {"batch": 2, "tokens": 256, "rope_dim": 64},
     "short_conv": {"batch": 2, "tokens": 256, "channels": 256},
     "silu_mul": {"batch": 2, "tokens": 256, "channels": 512},
+    "mamba_decay": {"batch": 2, "tokens": 512, "heads": 16},
+    "log_sigmoid_decay": {"batch": 2, "tokens": 512, "heads": 16},
     "attention": {
         "batch": 2, "query_tokens": 96, "key_tokens": 96, "key_heads": 4, "group": 1, "head_dim": 64, "value_dim": 64,
         "window_right": 0,
     },
-    "gated_delta_rule": {"batch": 1, "tokens": 256, "key_heads": 2, "group": 1, "key_dim": 64, "value_dim": 64},
+    "varlen_attention": {
+        "query_lengths": (48, 96, 32), "key_lengths": (48, 96, 32), "key_heads": 4, "group": 1, "head_dim": 64,
+        "value_dim": 64, "window_right": 0,
+    },
+    "gated_delta_rule": {"batch": 1, "tokens": 128, "key_heads": 2, "group": 1, "key_dim": 64, "value_dim": 64},
+    "low_rank_projection": {"batch": 2, "tokens": 128, "in_features": 128, "bottleneck": 32, "out_features": 128},
+    "flash_sdpa": {
+        "batch": 2, "query_tokens": 96, "key_tokens": 96, "key_heads": 2, "group": 2, "head_dim": 64, "value_dim": 64,
+    },
+    "grouped_query_attention": {
+        "batch": 1, "tokens": 96, "hidden_size": 128, "key_heads": 2, "group": 2, "head_dim": 32,
+    },
+    "multi_head_latent_attention": {
+        "batch": 1, "tokens": 96, "hidden_size": 128, "heads": 4, "nope_dim": 32, "rope_dim": 16, "value_dim": 32,
+        "kv_lora_rank": 32,
+    },
+    "gated_delta_net": {
+        "batch": 1, "tokens": 96, "hidden_size": 128, "key_heads": 2, "group": 2, "key_dim": 32, "value_dim": 32,
+    },
 }  # fmt: skip
 
 PROFILES: Mapping[str, Profile] = {

@@ -2,25 +2,30 @@
 
 import argparse
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness.campaign import Item, Lanes, lanes
-from harness.candidates import find_candidates
+from harness.candidates import Found, find_candidates
 from harness.cases import case_from_data
 from harness.certify.certify import certify
 from harness.cli.failures import report_failures
 from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, settings_of
 from harness.cli.progress import collect, error_console, exit_code, interrupted, output_console
+from harness.environment import snapshot
 from harness.errors import UsageError
 from harness.ops import OPS
 from harness.profiles import Profile, profile
-from harness.records import Record
+from harness.records import Record, Verdict
+from harness.resources import PeakMemory
 from harness.speed import Speed
 from harness.store import Store, read_records, read_run, write_certificates, write_run
 from harness.strategies import DTYPES, draw_cases
+from harness.verify import Settings
 from optimized.candidate import Candidate
 from reports.terminal import print_summary
 from reports.write import write_report
@@ -47,10 +52,13 @@ def execute(arguments: argparse.Namespace) -> int:
     chosen = profile(str(asked["profile"]))
     arguments.device = chosen.device if arguments.device == "cpu" else arguments.device
     settings = settings_of(arguments)
-    candidates = [item for item in find_candidates().candidates.values() if settings.device in item.devices]
+    found = find_candidates()
+    candidates = [item for item in found.candidates.values() if settings.device in item.devices]
     items = _plan(chosen, candidates, int(asked["seed"]))
     done = list(read_records(folder)) if arguments.resume else []
-    items = _missing(items, {(record.case_id, record.candidate) for record in done})
+    known = {(record.case_id, record.candidate) for record in done}
+    items = _missing(items, known)
+    memory = PeakMemory()
     console = output_console()
     console.print(
         f"attest run --profile {asked['profile']} --seed {asked['seed']}: records go to {folder}", markup=False
@@ -58,10 +66,12 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
             write_run(folder, asked)
-            records = done + _fuzz(items, pool, store, str(asked["profile"]))
-            report_failures(records, pool, store, console, plugin=None)
-            records += _time(chosen, candidates, pool, store)
+            records = done + _broken(found, settings, known, store)
+            records += _fuzz(items, pool, store, str(asked["profile"]), memory)
+            records += report_failures(records, pool, store, console, plugin=None)
+            records += _time(chosen, candidates, pool, store, known)
         _certify(chosen, folder, console)
+        write_run(folder, {**asked, **memory.spent()})
     except KeyboardInterrupt:
         interrupted(folder, f"attest run --resume {folder}")
         return 130
@@ -94,7 +104,7 @@ def _plan(chosen: Profile, candidates: Sequence[Candidate], seed: int) -> list[I
     return [queue[index] for index in range(longest) for queue in queues if index < len(queue)]
 
 
-def _missing(items: Sequence[Item], done: set[tuple[str, str]]) -> list[Item]:
+def _missing(items: Sequence[Item], done: AbstractSet[tuple[str, str]]) -> list[Item]:
     left = []
     for item in items:
         names = tuple(name for name in item.candidates if (item.case.case_id, name) not in done)
@@ -103,13 +113,30 @@ def _missing(items: Sequence[Item], done: set[tuple[str, str]]) -> list[Item]:
     return left
 
 
-def _fuzz(items: Sequence[Item], pool: Lanes, store: Store, name: str) -> list[Record]:
+def _broken(found: Found, settings: Settings, known: AbstractSet[tuple[str, str]], store: Store) -> list[Record]:
+    """Writes an ERROR record, with its traceback, for every plug-in that does not import."""
+    records = []
+    for name, trace in found.broken.items():
+        if (name, name) in known:
+            continue
+        record = Record(
+            case={"op": "plug-in", "dtype": "none", "seed": 0}, case_id=name, candidate=name, recipe={},
+            verdict=Verdict.ERROR, reason=f"the plug-in does not import: {trace.strip().splitlines()[-1]}",
+            environment=snapshot(settings.device, settings.threads), seed=0,
+            started=datetime.now(UTC).isoformat(timespec="seconds"), traceback=trace,
+        )  # fmt: skip
+        store.append(record)
+        records.append(record)
+    return records
+
+
+def _fuzz(items: Sequence[Item], pool: Lanes, store: Store, name: str, memory: PeakMemory) -> list[Record]:
     total = sum(len(item.candidates) for item in items)
-    return collect(pool.verify(items), store, total=total, label=f"{name}: judging")
+    return collect(pool.verify(items), store, total=total, label=f"{name}: judging", show=lambda _: memory.look())
 
 
 def _time(
-    chosen: Profile, candidates: Sequence[Candidate], pool: Lanes, store: Store
+    chosen: Profile, candidates: Sequence[Candidate], pool: Lanes, store: Store, known: AbstractSet[tuple[str, str]]
 ) -> list[Record]:  # fmt: skip
     """Returns verified and timed records of the profile's timed cases."""
     cases = [
@@ -117,7 +144,7 @@ def _time(
         for op, fields in chosen.timed.items()
         for dtype in ("float32", "bfloat16")
     ]
-    items = items_of(cases, candidates)
+    items = _missing(items_of(cases, candidates), known)
     total = sum(len(item.candidates) for item in items)
     return collect(pool.speed(items, Speed(repeats=chosen.repeats)), store, total=total, label="timing")
 

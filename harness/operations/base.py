@@ -159,6 +159,8 @@ class Case:
             raise UsageError(f"case: got schema {schema!r}, expected {CASE_SCHEMA}")
         values.pop("op", None)
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        if "group" in fields:
+            _grouped(cls.op, values)
         for name in values:
             if name not in fields:
                 raise UsageError(
@@ -292,6 +294,21 @@ def storage_dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise UsageError(f"dtype: got {name!r}, expected one of {', '.join(STORAGE_FORMATS)}")
     return dtype
+
+
+def _grouped(op: str, values: dict[str, Any]) -> None:
+    """Turns a number of query (or value) heads into the group size, as people think of it.
+
+    Raises:
+        UsageError: the heads do not divide into groups.
+    """
+    for name in ("query_heads", "value_heads"):
+        if name not in values or "group" in values:
+            continue
+        heads, keys = values.pop(name), values.get("key_heads")
+        if type(heads) is not int or type(keys) is not int or heads < 1 or keys < 1 or heads % keys:
+            raise UsageError(f"{op} case, {name}: got {heads!r}, expected a multiple of key_heads = {keys!r}")
+        values["group"] = heads // keys
 
 
 def _accepts(annotation: object, value: object) -> bool:
