@@ -31,10 +31,7 @@ def case_from_text(text: str) -> Case:
     """
     source = text.strip()
     if not source.startswith("{"):
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(f"case: got {text!r}, expected a line of JSON or the path of a file that holds one")
-        source = path.read_text(encoding="utf-8")
+        source = _content(source)
     try:
         data = json.loads(source)
     except ValueError as error:
@@ -44,3 +41,12 @@ def case_from_text(text: str) -> Case:
     if not isinstance(data, dict):
         raise UsageError(f"case: got JSON {type(data).__name__}, expected an object")
     return case_from_data(data)
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"case: got {path!r}, which is no text ({error.reason}), expected a file of JSON") from error
+    except (OSError, ValueError) as error:  # no such file, a folder, a name that cannot be one
+        raise UsageError(f"case: got {path!r}, expected a line of JSON or the path of a file that holds one") from error

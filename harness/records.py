@@ -297,6 +297,8 @@ def from_json(line: str) -> Record:
 
 def _record(data: dict[str, Any]) -> Record:
     data["verdict"] = Verdict(data["verdict"])
+    if not isinstance(data["case"]["op"], str):
+        raise TypeError("its case names no operation")
     data["judgements"] = tuple(_judgement(item) for item in data["judgements"])
     data["relations"] = tuple(Relation(**{**item, "verdict": Verdict(item["verdict"])}) for item in data["relations"])
     data["timings"] = tuple(_timing(item) for item in data["timings"])
@@ -319,9 +321,10 @@ def _judgement(item: dict[str, Any]) -> Judgement:
 
 
 def _timing(item: dict[str, Any]) -> Timing:
-    if item["comparison"] is not None:
-        item["comparison"] = Comparison(**item["comparison"])
-    return Timing(**item)
+    pair = item["comparison"]
+    if pair is not None:
+        item["comparison"] = Comparison(**pair | {name: _finite(pair[name]) for name in ("ratio", "low", "high")})
+    return Timing(**item | {name: _finite(item[name]) for name in ("median_us", "low_us", "high_us")})
 
 
 def _finite(value: object) -> float:

@@ -108,7 +108,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN
     if not path.is_file():
         raise UsageError(f"--resume: got {str(folder)!r}, expected the folder of an earlier run (with a {RUN})")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(
+            f"--resume: {path} is not JSON ({error}), expected what an earlier run was asked for"
+        ) from error
     if not isinstance(data, dict):
         raise UsageError(f"--resume: {path} holds {type(data).__name__}, expected an object")
     return data

@@ -37,7 +37,7 @@ def time_pair(
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns median, low and high: an order-statistic interval of the median, which assumes no distribution.
 
-    The ranks are the widest pair whose binomial coverage is at least 99 %; with too few values the whole range.
+    The ranks are the narrowest pair whose binomial coverage is at least 99 %; with too few values the whole range.
     """
     ordered = sorted(values)
     count = len(ordered)

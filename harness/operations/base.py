@@ -37,6 +37,8 @@ __all__ = [
 CASE_SCHEMA = 1
 LAYOUTS: tuple[str, ...] = ("contiguous", "fused", "transposed")
 COTANGENTS: tuple[str, ...] = ("normal", "one_hot", "power_of_two", "expanded")
+LARGEST_SEED = 2**32 - 1
+"""Generators take 64 bits: the seed and a checksum of the tensor's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class Case:
         self.one_of("regime", type(self).regimes)
         self.one_of("cotangent", COTANGENTS)
         self.at_least("seed", 0)
+        if self.seed > LARGEST_SEED:
+            raise UsageError(f"{self.op} case, seed: got {self.seed}, expected at most {LARGEST_SEED}")
         self.check()
 
     def check(self) -> None:
@@ -128,6 +132,8 @@ class Case:
             if not _accepts(field.type, value):
                 expected = getattr(field.type, "__name__", None) if isinstance(field.type, type) else field.type
                 raise UsageError(f"{self.op} case, {field.name}: got {value!r}, expected {expected}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{self.op} case, {field.name}: got {value}, expected a finite number")
 
     def to_data(self) -> dict[str, Any]:
         """Returns the case as JSON data, with its operation and schema version first."""

@@ -44,6 +44,8 @@ class GroupedQueryAttentionCase(Case):
         for field in ("batch", "tokens", "hidden_size", "key_heads", "group"):
             self.at_least(field, 1)
         self.even("head_dim")
+        if self.qk_norm_eps is not None:
+            self.positive("qk_norm_eps")
         self.one_of("rope_style", ("half", "interleaved"))
         if self.rope_dim is not None:
             self.even("rope_dim")
