@@ -5,6 +5,7 @@ An environment is made once and then reused; `nox -s NAME --reuse-venv=no` makes
 added to the machine.
 """
 
+import logging
 import platform
 import shutil
 import subprocess
@@ -45,8 +46,9 @@ def install(session: nox.Session, *extras: str) -> None:
 
 
 def has_torch(session: nox.Session) -> bool:
-    """Returns whether the environment holds a torch already."""
-    return bool(str(session.run("python", "-c", INSTALLED_TORCH, silent=True, log=False)).strip())
+    """Returns whether the environment holds a torch already; not by nox, whose `--install-only` skips what is run."""
+    command = [str(Path(session.bin) / "python"), "-c", INSTALLED_TORCH]
+    return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 def install_torch(session: nox.Session) -> None:
@@ -81,7 +83,10 @@ def install_torch(session: nox.Session) -> None:
 def attest(session: nox.Session) -> None:
     """The testbench itself, by default `run --profile quick`; `-- list` or any other command."""
     install(session, "report", "certify")
-    session.run("attest", *(session.posargs or ["run", "--profile", "quick"]))
+    command = session.posargs or ["run", "--profile", "quick"]
+    session.log("attest %s", " ".join(command))
+    logging.disable(logging.CRITICAL)  # the last word is the command's: the path of the report
+    session.run("attest", *command)
 
 
 @nox.session

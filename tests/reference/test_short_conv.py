@@ -40,7 +40,8 @@ def test_fewer_tokens_than_taps_see_zeros_before_the_start() -> None:
 
 def test_one_token_meets_the_last_tap() -> None:
     x, weight = normal(2, 1, 3, seed=0), normal(3, 4, seed=1)
-    assert torch.equal(short_conv(x, weight), torch.nn.functional.silu(x * weight[:, -1]))
+    product = x * weight[:, -1]
+    assert_agree(short_conv(x, weight), _silu(product.detach()), operations=6, condition=1 + product.abs())
 
 
 def test_gradients_agree_with_a_grouped_convolution() -> None:
