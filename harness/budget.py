@@ -123,9 +123,10 @@ def _stored_formats(row: Operation, storage: str) -> Mapping[str, str]:
 def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumulator: str) -> Budget:
     finite = torch.isfinite(expected)
     safe = torch.where(finite, expected, 0.0)
-    errors = torch.where(finite, samples - safe, 0.0)
-    overflow = finite & ~torch.isfinite(to_nearest(nearest, fmt)).all(0)
+    # An execution that leaves a format's range on the way, or the reference's own, decides nothing there.
+    overflow = finite & ~(torch.isfinite(to_nearest(nearest, fmt)).all(0) & torch.isfinite(samples).all(0))
     usable = finite & ~overflow
+    errors = torch.where(usable, samples - safe, 0.0)
     stored = torch.where(usable, to_nearest(nearest, fmt) - safe, 0.0)
     own = errors.square().mean(0)
     rows = own.mean(-1, keepdim=True) if own.dim() and own.shape[-1] else own

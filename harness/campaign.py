@@ -9,7 +9,9 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -63,18 +65,18 @@ class Lanes:
             initargs=(settings,),
         )
 
-    def verify(self, items: Sequence[Item]) -> Iterator[Record]:
+    def verify(self, items: Iterable[Item]) -> Iterator[Record]:
         """Yields a record per case and candidate, in the order in which they are done.
 
         Raises:
             TestbenchError: a lane itself died.
         """
-        for lines in self._each(_verify_item, [(item.case.to_data(), item.candidates) for item in items]):
+        for lines in self._each(_verify_item, ((item.case.to_data(), item.candidates) for item in items)):
             yield from (from_json(line) for line in lines)
 
     def shrink(self, records: Sequence[Record]) -> Iterator[Record]:
         """Yields, for failed records, the record of the smallest case that fails alike."""
-        for line in self._each(_shrink_item, [(dict(item.case), item.candidate) for item in records]):
+        for line in self._each(_shrink_item, ((dict(item.case), item.candidate) for item in records)):
             yield from_json(line)
 
     def speed(self, items: Sequence[Item], speed: Speed) -> Iterator[Record]:
@@ -97,7 +99,7 @@ class Lanes:
         for process in processes:
             process.join()
 
-    def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    def _each(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         # A few items ahead are enough to keep lanes busy, and an interruption then loses little.
         pending: set[Future[Any]] = set()
         queue = iter(arguments)
@@ -149,10 +151,18 @@ _lane: list[_Lane] = []
 def _start_lane(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the campaign, which ends its lanes itself
     signal.signal(signal.SIGTERM, _end_lane)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(settings.threads)
     worker = Worker(device=settings.device, threads=settings.threads, limit_s=settings.limit_s)
     atexit.register(worker.close)
     _lane.append(_Lane(settings, worker, find_candidates(settings.plugin).candidates))
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends the lane when the campaign is gone, however it went: nobody would ever tell the lane."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    _end_lane()
 
 
 def _end_lane(*_: object) -> None:

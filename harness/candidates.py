@@ -53,7 +53,7 @@ def find_candidates(plugin: str | None = None) -> Found:
             continue
         try:
             sources.append((point.value, _checked(point.load(), point.value)))
-        except Exception:
+        except (Exception, SystemExit):
             broken[point.name] = traceback.format_exc()
     return Found(candidates=_by_name(sources), broken=broken)
 
@@ -97,7 +97,9 @@ def select(found: Found, *, op: str | None, names: Sequence[str] | None) -> list
     if names:
         chosen = [found.candidates[name] for name in names]
     if not chosen:
-        raise UsageError(f"no candidate for operation {op!r}: name one by --plugin FILE.py")
+        offered = sorted({item.op for item in found.candidates.values()})
+        hint = nearest(str(op), offered)
+        raise UsageError(f"no candidate for operation {op!r}: there are candidates for {', '.join(offered)}{hint}")
     return chosen
 
 
@@ -111,7 +113,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--plugin: {path} does not import ({type(error).__name__}: {error})") from error
     return module
 

@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["snapshot"]
 
-_PACKAGES = ("attest", "torch", "triton", "numpy", "hypothesis", "flash-attn-4")
+_PACKAGES = ("attest", "torch", "triton", "numpy", "hypothesis", "flash-attn", "flash-attn-4")
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def snapshot(device: str, threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "ptxas": _ptxas(),
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "dirty": None if _git("rev-parse", "HEAD") is None else bool(_git("status", "--porcelain")),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -48,6 +49,9 @@ class Worker:
         device: ``cpu`` or ``cuda``.
         threads: threads of the worker's torch.
         limit_s: seconds that one request may take.
+
+    Attributes:
+        hung: by candidate, how often in a row it gave no answer in time.
     """
 
     def __init__(self, *, device: str = "cpu", threads: int = 1, limit_s: float = 120.0) -> None:
@@ -56,6 +60,7 @@ class Worker:
         self._limit_s = limit_s
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self.hung: Counter[str] = Counter()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker does
 
     def ask(self, request: Mapping[str, Any]) -> Answer:
@@ -65,13 +70,18 @@ class Worker:
             TestbenchError: no worker can be started.
         """
         connection = self._connected()
+        self._output.seek(0)
+        self._output.truncate()  # last words are those of this request
         started = time.perf_counter()
         try:
             send(connection, request)
             if not connection.poll(self._limit_s):
                 self.close()
-                return Answer("timeout", {"sentence": f"no answer within {self._limit_s:g} s"})
+                sentence = f"no answer within {self._limit_s:g} s"
+                return Answer("timeout", {"sentence": sentence}, {}, time.perf_counter() - started)
             header, tensors = receive(connection)
+            if header["status"] == "error" and self._device == "cuda":
+                self.close()  # an illegal access poisons the context: every later call of this process would fail
         except (EOFError, OSError):
             sentence = self._last_words()
             self.close()
@@ -151,7 +161,8 @@ class Worker:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the worker closed its connection"
-        self._output.seek(0)
-        printed = self._output.read()[-2000:].decode(errors="replace").strip().splitlines()
+        end = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, end - 2000))
+        printed = self._output.read().decode(errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"the worker ended with {how}" + (f": {printed[-1]}" if printed else "")

@@ -116,9 +116,11 @@ def _numeric_judgement(
     nearest = (budget.nearest.abs() / budget.tolerance).max().item()
     aggregates = _aggregates(budget, errors, tangents)
     verdict, reason = _verdict(max_ratio, aggregates)
-    if verdict is not Verdict.PASS and nearest > 1:
+    if verdict is not Verdict.PASS and max(max_ratio, _worst_excess(aggregates)) <= AMBIGUOUS_RATIO * nearest:
         verdict = Verdict.NO_POWER
         reason = f": the recipe's own round-to-nearest execution is off by {nearest:.3g} times this budget"
+    if verdict is Verdict.PASS and _passes_zeros(budget, aggregates):
+        verdict, reason = Verdict.NO_POWER, ": an output of zeros would pass as well"
     got, wanted, bound = values[place].item(), budget.expected[place].item(), budget.tolerance[place].item()
     if reason == "element":
         reason = f"[{_spell(index)}]: got {got:.9g}, expected {wanted:.9g}, bound {bound:.3g}, ratio {max_ratio:.3g}"
@@ -154,10 +156,26 @@ def _aggregates(budget: Budget, errors: Tensor, tangents: Mapping[str, Tensor]) 
     return result
 
 
+def _passes_zeros(budget: Budget, aggregates: Sequence[Aggregate]) -> bool:
+    """Returns whether zeros instead of the expected values would be within every bound."""
+    expected = torch.where(torch.isfinite(budget.expected) & ~budget.overflow, budget.expected, 0.0)
+    if not bool(expected.any()) or bool((expected.abs() > budget.tolerance).any()):
+        return False
+    return all(item.limit >= 1 for item in aggregates if item.name == "gain")
+
+
+def _worst_excess(aggregates: Sequence[Aggregate]) -> float:
+    """Returns the largest ratio of an aggregate to its limit; infinite where one of them is no number."""
+    ratios = [
+        0.0 if item.value == 0 else abs(item.value) / item.limit if item.limit else math.inf for item in aggregates
+    ]
+    return max((ratio if math.isfinite(ratio) else math.inf for ratio in ratios), default=0.0)
+
+
 def _verdict(max_ratio: float, aggregates: Sequence[Aggregate]) -> tuple[Verdict, str]:
     """Returns the verdict, and what to say: ``"element"``, a sentence about an aggregate, or nothing."""
-    excess = [(abs(item.value) / item.limit, item) for item in aggregates if item.limit > 0]
-    ratio, aggregate = max(excess, key=lambda pair: pair[0], default=(0.0, None))
+    ratio = _worst_excess(aggregates)
+    aggregate = max(aggregates, key=lambda item: _worst_excess([item]), default=None)
     gravest = max(max_ratio, ratio)
     if gravest <= 1:
         return Verdict.PASS, ""

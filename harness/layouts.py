@@ -15,7 +15,7 @@ def lay_out(value: Tensor, layout: str) -> Tensor:
             of queries, keys and values gives it; ``transposed``, axes 1 and 2 swapped in memory (heads before tokens),
             or the two axes of a matrix. Scalars per channel, masks and offsets stay contiguous.
     """
-    if layout == "contiguous" or value.dim() < 2 or not value.is_floating_point():
+    if layout == "contiguous" or value.dim() < 2 or not value.is_floating_point() or not value.numel():
         return value.clone()
     if layout == "transposed":
         first = 1 if value.dim() > 2 else 0
@@ -25,4 +25,4 @@ def lay_out(value: Tensor, layout: str) -> Tensor:
     width = flat.shape[-1]
     wide = torch.full((*lead, 2 * width), torch.nan, dtype=value.dtype, device=value.device)
     wide[..., width:] = flat
-    return wide[..., width:].view(value.shape) if width else value.clone()
+    return wide[..., width:].view(value.shape)

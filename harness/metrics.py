@@ -14,6 +14,11 @@ from harness.budget import LAMBDA, Budget
 
 __all__ = ["Projection", "project", "rms"]
 
+_SMALLEST_NORMAL = 2.0**-126
+"""Of float32: what underflows there is compared absolutely, element by element, and says nothing in a sum."""
+
+_MANTISSA = 0x000FFFFFFFFFFFFF
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
@@ -41,7 +46,7 @@ def project(budget: Budget, errors: Tensor, direction: Tensor) -> Projection | N
         errors: the candidate's errors.
         direction: same shape; its scale cancels.
     """
-    use = (budget.sigma > 0) & torch.isfinite(direction) & torch.isfinite(errors)
+    use = (budget.sigma > _SMALLEST_NORMAL) & torch.isfinite(direction) & torch.isfinite(errors)
     x = torch.where(use, direction / budget.sigma, 0.0)
     norm = x.square().sum().item()
     if not norm > 0:
@@ -65,8 +70,12 @@ def rms(budget: Budget, errors: Tensor) -> float | None:
 
 
 def _coherent_square(amount: Tensor, expected: Tensor) -> float:
-    """Returns the sum of squares after adding up what belongs to equal expected values."""
-    key = (expected.contiguous().view(torch.int64) + (1 << 11)) >> 12
+    """Returns the sum of squares after adding up what belongs to equal expected values.
+
+    Opposite values and values that differ by a power of two round alike, too.
+    """
+    key = ((expected.contiguous().view(torch.int64) & _MANTISSA) + (1 << 11)) >> 12
+    amount = torch.copysign(torch.ones_like(expected), expected) * amount
     _, group = torch.unique(key.reshape(-1), return_inverse=True)
     sums = torch.zeros(int(group.max().item()) + 1 if group.numel() else 0, dtype=torch.float64)
     return float(sums.index_add_(0, group, amount.reshape(-1)).square().sum().item())

@@ -41,38 +41,28 @@ class Canaries:
 def poisoned() -> Iterator[Canaries]:
     """Replaces torch's allocators of uninitialised memory by poisoning ones; gives the canaries.
 
-    Only strided CPU and CUDA tensors are guarded; allocations inside compiled libraries are out of reach.
+    Contiguous CPU and CUDA tensors are guarded, others filled; allocations inside compiled libraries are out of reach.
     """
     canaries = Canaries()
     empty, empty_like, empty_strided, new_empty = torch.empty, torch.empty_like, torch.empty_strided, Tensor.new_empty
 
-    def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        count = 1
-        for size in shape:
-            count *= size
-        guard = _GUARD * dtype.itemsize
-        buffer = empty(count * dtype.itemsize + 2 * guard, dtype=torch.uint8, device=device)
-        buffer[:guard] = _CANARY
-        buffer[guard + count * dtype.itemsize :] = _CANARY
-        inside = buffer[guard : guard + count * dtype.itemsize].view(dtype)
-        inside.fill_(torch.nan if dtype.is_floating_point else 1)
-        canaries.watch(buffer, guard)
-        return inside.view(shape)
+    def poison(made: Tensor, options: dict[str, Any]) -> Tensor:
+        if not _plain(made, options):
+            return _filled(made)
+        return _guarded(made, canaries, empty).requires_grad_(made.requires_grad)
 
     def poisoned_empty(*size: Any, **options: Any) -> Tensor:  # noqa: ANN401 - torch's own signature
-        made = empty(*size, **options)
-        if not _plain(made, options):
-            return made
-        return guarded(tuple(made.shape), made.dtype, made.device).requires_grad_(made.requires_grad)
+        return poison(empty(*size, **options), options)
 
     def poisoned_empty_like(like: Tensor, **options: Any) -> Tensor:  # noqa: ANN401 - torch's own signature
-        return _filled(empty_like(like, **options))
+        return poison(empty_like(like, **options), options)
 
     def poisoned_empty_strided(*args: Any, **options: Any) -> Tensor:  # noqa: ANN401 - torch's own signature
-        return _filled(empty_strided(*args, **options))
+        return poison(empty_strided(*args, **options), options)
 
     def poisoned_new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:  # noqa: ANN401 - torch's own signature
-        return poisoned_empty(*size, **{"dtype": self.dtype, "device": self.device, **options})
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return poisoned_empty(*size, **{"dtype": self.dtype, "device": self.device, **chosen})
 
     replaced: list[tuple[object, str, Callable[..., Tensor]]] = [
         (torch, "empty", poisoned_empty),
@@ -88,6 +78,19 @@ def poisoned() -> Iterator[Canaries]:
     finally:
         for (owner, name, _), original in zip(replaced, kept, strict=True):
             setattr(owner, name, original)
+
+
+def _guarded(made: Tensor, canaries: Canaries, empty: Callable[..., Tensor]) -> Tensor:
+    """Returns a tensor like ``made`` that is full of NaN (integers: of 1) and stands between canaries."""
+    size = made.numel() * made.dtype.itemsize
+    guard = _GUARD * made.dtype.itemsize
+    buffer = empty(size + 2 * guard, dtype=torch.uint8, device=made.device)
+    buffer[:guard] = _CANARY
+    buffer[guard + size :] = _CANARY
+    inside = buffer[guard : guard + size].view(made.dtype)
+    inside.fill_(torch.nan if made.dtype.is_floating_point else 1)
+    canaries.watch(buffer, guard)
+    return inside.view(made.shape)
 
 
 def _plain(made: Tensor, options: dict[str, Any]) -> bool:

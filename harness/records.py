@@ -69,8 +69,8 @@ class Aggregate:
     """One test over all elements of a tensor: what was found, what a legal execution may show.
 
     Attributes:
-        name: ``"gain"``, ``"bias"``, ``"rms"``, or ``"along:NAME"`` (error along the derivative by an argument).
-        value: the estimate; for gains and ``along`` relative (0.01 = one percent), for rms the ratio to the model.
+        name: ``"gain"``, ``"bias"``, or ``"along:NAME"`` (error along the derivative by an argument).
+        value: the estimate; for gains and ``along`` relative (0.01 = one percent), for the bias absolute.
         limit: largest absolute value that passes.
         error: standard error of the estimate under a legal execution.
     """

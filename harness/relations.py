@@ -39,16 +39,18 @@ def is_causal(case: Case) -> bool:
     return bool(getattr(case, "is_causal", False))
 
 
-def check_relations(row: Operation, case: Case, answer: Answer, again: Callable[[str], Answer]) -> list[Relation]:
+def check_relations(
+    row: Operation, case: Case, answer: Answer, again: Callable[[str | None], Answer]
+) -> list[Relation]:
     """Returns the relations of a case that passed.
 
     Args:
         row: the operation.
         case: the case.
         answer: what the candidate returned.
-        again: runs the candidate on a variation of the inputs.
+        again: runs the candidate on a variation of the inputs, or on the same ones for None.
     """
-    if row.name not in _TOKENS_SECOND or case.seed % _ONE_IN or not is_causal(case):
+    if row.name not in _TOKENS_SECOND or case.seed % _ONE_IN or not is_causal(case) or "out" not in answer.tensors:
         return []
     out = answer.tensors["out"]
     if out.shape[1] < 2:
@@ -59,11 +61,22 @@ def check_relations(row: Operation, case: Case, answer: Answer, again: Callable[
     if other.status != "ok":
         reason = str(other.header.get("sentence") or other.status)
         return [Relation(name="future", verdict=Verdict.ERROR, reason=f"future: {reason}")]
-    return [_future(out, other.tensors["out"])]
+    found = _future(out, other.tensors["out"])
+    if found.verdict is Verdict.FAIL_RELATION:
+        same = again(None)
+        if same.status == "ok" and not bool(_same(out, same.tensors["out"]).all()):
+            reason = "future: the candidate returns other bits for the same inputs, so that nothing can be said"
+            return [Relation(name="future", verdict=Verdict.NO_POWER, reason=reason)]
+    return [found]
+
+
+def _same(one: Tensor, other: Tensor) -> Tensor:
+    """Returns where two results are the same number, or both not a number."""
+    return (one == other) | (torch.isnan(one) & torch.isnan(other))
 
 
 def _future(out: Tensor, other: Tensor) -> Relation:
-    changed = (out[:, :-1] != other[:, :-1]) & ~(torch.isnan(out[:, :-1]) & torch.isnan(other[:, :-1]))
+    changed = ~_same(out[:, :-1], other[:, :-1])
     if bool(changed.any()):
         count = int(changed.sum().item())
         reason = f"future: {count} elements before the last token changed with the last token"

@@ -14,7 +14,16 @@ from typing import Any, Self, TextIO
 from harness.errors import TestbenchError, UsageError
 from harness.records import Certificate, Record, decode_number, from_json, to_json
 
-__all__ = ["Store", "StoreWarning", "read_certificates", "read_records", "read_run", "write_certificates", "write_run"]
+__all__ = [
+    "Store",
+    "StoreWarning",
+    "has_records",
+    "read_certificates",
+    "read_records",
+    "read_run",
+    "write_certificates",
+    "write_run",
+]
 
 RECORDS = "records.jsonl"
 RUN = "run.json"
@@ -71,6 +80,12 @@ class Store:
     def __exit__(self, *_: object) -> None:
         """Closes the file."""
         self.close()
+
+
+def has_records(folder: Path) -> bool:
+    """Returns whether a folder holds a store with something in it."""
+    path = folder / RECORDS
+    return path.is_file() and path.stat().st_size > 0
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -56,15 +56,16 @@ def draw_cases(
 ) -> list[Case]:
     """Returns ``count`` different cases, the same for the same arguments, as many of each dtype.
 
-    Hypothesis likes small numbers and repeats what it drew before; the seed of the values is therefore made anew for
-    every case, so that no two cases share their values.
+    Hypothesis likes small numbers and repeats what it drew before; regimes are therefore taken in turn, and the seed of
+    the values is made anew for every case, so that no two cases share their values.
     """
     drawn: dict[str, Case] = {}
+    pool = list(regimes or row.case.regimes)
     for index, dtype in enumerate(dtypes):
         share = (count + len(dtypes) - 1 - index) // len(dtypes)
         for case in _draw(cases(row, dtypes=[dtype], regimes=regimes, largest=largest), share, seed_value):
             fresh = zlib.crc32(f"{seed_value}:{len(drawn)}:{row.name}".encode()) >> 1
-            seeded = case.replaced(seed=fresh)
+            seeded = case.replaced(seed=fresh, regime=pool[len(drawn) % len(pool)])
             drawn[seeded.case_id] = seeded
     return list(drawn.values())
 

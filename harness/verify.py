@@ -22,6 +22,7 @@ from harness.ops import operation
 from harness.records import Judgement, Phases, Record, Relation, Verdict, to_json, worst_verdict
 from harness.relations import check_relations
 from harness.truth import GRAD, Truth, truth
+from harness.wire import inputs_crc
 from optimized.candidate import Candidate, Recipe
 
 __all__ = ["MORE", "RETESTS", "Settings", "verify"]
@@ -29,10 +30,17 @@ __all__ = ["MORE", "RETESTS", "Settings", "verify"]
 RETESTS = 4
 """Fresh seeds on which an AMBIGUOUS case is judged again."""
 
+HANGS = 3
+"""Time-outs in a row after which a candidate is not called any more."""
+
 MORE = 4
 """Times as many samples by which a budget is measured again before anything fails by it."""
 
 _REMEASURED = frozenset({Verdict.AMBIGUOUS, Verdict.FAIL_NUMERIC, Verdict.NO_POWER})
+
+
+_BEYOND = frozenset({Verdict.AMBIGUOUS, *(verdict for verdict in Verdict if verdict.value.startswith("FAIL"))})
+"""Verdicts of a fresh seed that turn AMBIGUOUS into a failure; a time-out of it says nothing about numbers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +119,7 @@ def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Se
         fresh = shared.case.replaced(seed=(shared.case.seed + 0x9E3779B1 * index) % 2**31)
         again = _record(_Shared(fresh), candidate, worker, dataclasses.replace(settings, relations=False))
         retests.append({"seed": fresh.seed, "verdict": again.verdict.value, "reason": again.reason})
-    if all(each["verdict"] in {Verdict.PASS, Verdict.NO_POWER} for each in retests):
+    if not any(each["verdict"] in _BEYOND for each in retests):
         return dataclasses.replace(record, retests=retests)
     reason = f"{record.reason}; beyond its limit again on a fresh seed"
     judgements = [
@@ -125,8 +133,12 @@ def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Se
 
 def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    hung = worker.hung[candidate.name]
     request = {"kind": "run", "case": shared.case.to_data(), "candidate": candidate.name, "plugin": settings.plugin}
-    answer = worker.ask(request)
+    answer = (
+        worker.ask(request) if hung < HANGS else Answer("timeout", {"sentence": f"not called: it hung {hung} times"})
+    )
+    worker.hung[candidate.name] = hung + 1 if answer.status == "timeout" else 0
     candidate_s = float(answer.header.get("candidate_s", 0.0))
     fields: dict[str, Any] = {
         "case": shared.case.to_data(),
@@ -138,6 +150,8 @@ def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Set
         "started": started,
     }
     phases = Phases(inputs_s=shared.inputs_s, candidate_s=candidate_s, worker_s=max(answer.seconds - candidate_s, 0.0))
+    if answer.status == "ok" and answer.header["inputs_crc"] != inputs_crc(shared.inputs):
+        answer = Answer("error", {"sentence": "the testbench's worker made other inputs than the reference got"})
     if answer.status != "ok":
         return Record(**fields, **_not_judged(answer), phases=phases)
     judged, phases = _judged(shared, candidate, answer, phases)
@@ -149,7 +163,9 @@ def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Set
     # A relation without power says so itself; it takes nothing from what was judged.
     counted = [item.verdict for item in relations if item.verdict is not Verdict.NO_POWER]
     verdict = worst_verdict([judged["verdict"], *counted])
-    reason = judged["reason"] or next((item.reason for item in relations if item.verdict is verdict), "")
+    reason = judged["reason"]
+    if verdict is not judged["verdict"]:
+        reason = next(item.reason for item in relations if item.verdict is verdict)
     return Record(**fields, **{**judged, "verdict": verdict, "reason": reason}, relations=relations, phases=phases)
 
 
@@ -178,13 +194,28 @@ def _judged(
     unchecked = [output.name for output in row.outputs if output.name not in provided]
     if not candidate.differentiable:
         unchecked += [GRAD + name for name in row.differentiable(shared.inputs.tensors)]
-    verdict = worst_verdict([item.verdict for item in judgements])
-    reason = next((item.reason for item in judgements if item.verdict is verdict), "")
-    if not judgements:
-        verdict, reason = Verdict.FAIL_SHAPE, "the candidate returned no output"
+    judgements += [
+        Judgement(output=output.name, verdict=Verdict.FAIL_SHAPE, reason=f"{output.name}: got None, expected a tensor")
+        for output in row.outputs
+        if output.name not in provided and not output.optional
+    ]
+    unchecked = [name for name in unchecked if name not in {item.output for item in judgements}]
+    verdict, reason = _overall(judgements)
     result = {"verdict": verdict, "reason": reason, "judgements": judgements, "unchecked": unchecked}
     reference_s, budget_s, judge_s = (after - before for before, after in itertools.pairwise(times))
     return result, dataclasses.replace(phases, reference_s=reference_s, budget_s=budget_s, judge_s=judge_s)
+
+
+def _overall(judgements: Sequence[Judgement]) -> tuple[Verdict, str]:
+    """Returns the verdict of all tensors together, and its reason.
+
+    A gradient that this case cannot decide says so itself and takes nothing from the others; an output does.
+    """
+    counted = [
+        item for item in judgements if item.verdict is not Verdict.NO_POWER or not item.output.startswith(GRAD)
+    ] or list(judgements)
+    verdict = worst_verdict([item.verdict for item in counted])
+    return verdict, next((item.reason for item in counted if item.verdict is verdict and item.reason), "")
 
 
 def _judge_one(

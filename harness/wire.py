@@ -1,6 +1,7 @@
 """What a worker and its owner say to each other: a JSON header, then the raw bytes of tensors. Nothing is unpickled."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -8,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["raw_bytes", "receive", "send"]
+from harness.operations.base import Inputs
+
+__all__ = ["inputs_crc", "raw_bytes", "receive", "send"]
+
+
+def inputs_crc(inputs: Inputs) -> int:
+    """Returns a checksum of inputs and cotangents, by which a worker and its owner know that theirs are the same."""
+    crc = 0
+    for name, item in (*sorted(inputs.tensors.items()), *sorted(inputs.cotangents.items())):
+        crc = zlib.crc32(raw_bytes(item), zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def raw_bytes(value: Tensor) -> bytes:

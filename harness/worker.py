@@ -24,7 +24,7 @@ from harness.poison import poisoned
 from harness.timing import BASELINE, time_pair
 from harness.truth import GRAD, promote
 from harness.variations import vary
-from harness.wire import raw_bytes, receive, send
+from harness.wire import inputs_crc, raw_bytes, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "main", "prepare"]
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, device, threads = arguments
     torch.set_num_threads(int(threads))
     connection = Connection(int(descriptor))
-    served = _Server(device)
+    served = _Server(device, int(threads))
     with contextlib.suppress(EOFError, BrokenPipeError):
         send(connection, {"status": "ready"})
         while True:
@@ -105,18 +105,20 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Server:
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, threads: int) -> None:
         self._device = device
+        self._threads = threads
         self._candidates: dict[str | None, Mapping[str, Candidate]] = {}
         self._functions: dict[tuple[str | None, str], Callable[..., Any]] = {}
 
     def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the answer to one request; whatever the candidate raises is part of it."""
+        _reset_torch(self._threads)
         try:
             if request["kind"] == "time":
                 return self._time(request), {}
             return self._run(request)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             sentence = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             return {"status": "error", "sentence": sentence, "traceback": traceback.format_exc()}, {}
 
@@ -150,6 +152,7 @@ class _Server:
         after = call.bits()
         header = {
             "status": "ok",
+            "inputs_crc": inputs_crc(inputs),
             "forward_s": forward - started,
             "candidate_s": ended - started,
             "changed": [name for name, bits in before.items() if after[name] != bits],
@@ -195,6 +198,17 @@ def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
     if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1]:
         return value[:, :1].clone().expand(*value.shape)
     return lay_out(value, case.layout)
+
+
+def _reset_torch(threads: int) -> None:
+    """Sets torch's global state to its defaults: what one candidate leaves behind must not meet the next one."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)  # noqa: FBT003 - torch's own signature
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(False)
 
 
 def _synchronize(device: str) -> None:

@@ -28,7 +28,8 @@ class Recipe:
         operand: format to which operands are rounded before a matrix product.
         accumulator: format of sums, matrix products and everything else that is not named here.
         weights: format of the softmax weights before the product with the values; None means ``operand``.
-        exp_error: largest relative error of one exponential; None means two units of the accumulator.
+        exp_error: largest relative error of one exponential; None means two units in the last place of the
+            accumulator.
         free_orders: freedoms of order that the candidate takes, any of ``"tile"``, ``"chunk"``, ``"split"``.
         intermediates: format that every intermediate tensor is stored in; None means ``accumulator`` (fused).
             An eager implementation in bfloat16 has ``"bfloat16"`` here.

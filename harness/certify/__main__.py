@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         Console(stderr=True).print(str(error), markup=False)
         return 2
-    print_certificates(certificates, Console())
+    print_certificates(certificates, Console(emoji=False))
     return 0 if all(item.distance <= item.limit for item in certificates) else 1
 
 

@@ -7,9 +7,19 @@ from rich.table import Table
 
 from harness.campaign import lanes
 from harness.cases import case_from_data
-from harness.cli.options import add_candidates, add_device, add_out, chosen, items_of, new_folder, positive, settings_of
+from harness.cli.options import (
+    add_candidates,
+    add_device,
+    add_out,
+    chosen,
+    items_of,
+    new_folder,
+    positive,
+    require_items,
+    settings_of,
+)
 from harness.cli.progress import collect, exit_code, interrupted, output_console
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.ops import operation
 from harness.profiles import PROFILES
 from harness.records import Record
@@ -44,10 +54,15 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--op: got {row.name!r}, expected an operation with a timed shape: {timed}")
     settings = settings_of(arguments)
     found, candidates = chosen(arguments, row.name)
-    if arguments.baseline != BASELINE and arguments.baseline not in found.candidates:
-        raise UsageError(f"--baseline: got {arguments.baseline!r}, expected {BASELINE} or the name of a candidate")
+    known = [item.name for item in found.candidates.values() if item.op == row.name]
+    if arguments.baseline not in {BASELINE, *known}:
+        hint = nearest(arguments.baseline, known)
+        raise UsageError(
+            f"--baseline: got {arguments.baseline!r}, expected {BASELINE} or one of {', '.join(known)}{hint}"
+        )
     cases = [case_from_data({"op": row.name, "dtype": dtype, **fields}) for dtype in DTYPES]
     items = items_of(cases, candidates)
+    require_items(items, cases)
     folder = new_folder(arguments.out)
     console = output_console()
     with Store(folder) as store, lanes(settings, 1) as pool:
@@ -76,6 +91,6 @@ def _print(records: list[Record], console: Console) -> None:
             figures = (f"{value:.1f}" for value in (timing.median_us, timing.low_us, timing.high_us))
             table.add_row(record.candidate, timing.phase, *figures, *ratio)
         if not record.timings:
-            why = record.reason or "runs in Triton's interpreter here, whose time says nothing"
+            why = record.reason or "not timed: it runs in Triton's interpreter here"
             table.add_row(record.candidate, record.verdict.value, *[""] * 5, why)
     console.print(table)

@@ -24,5 +24,5 @@ def execute(arguments: argparse.Namespace) -> int:
     for name in arguments.op or ():
         operation(name)
     certificates = certify(arguments.op)
-    print_certificates(certificates, Console())
+    print_certificates(certificates, Console(emoji=False))
     return int(any(not item.distance <= item.limit for item in certificates))

@@ -5,7 +5,16 @@ import argparse
 from harness.campaign import lanes
 from harness.candidates import find_candidates, select
 from harness.cli.failures import report_failures
-from harness.cli.options import add_candidates, add_device, add_out, items_of, jobs_of, new_folder, settings_of
+from harness.cli.options import (
+    add_candidates,
+    add_device,
+    add_out,
+    items_of,
+    jobs_of,
+    new_folder,
+    require_items,
+    settings_of,
+)
 from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.ops import OPS, operation
 from harness.store import Store, write_run
@@ -36,6 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
     found = find_candidates(arguments.plugin)
     candidates = select(found, op=arguments.op, names=arguments.candidate)
     items = items_of(cases, [item for item in candidates if arguments.device in item.devices])
+    require_items(items, cases)
     folder = new_folder(arguments.out)
     console = output_console()
     with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:

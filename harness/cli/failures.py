@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.campaign import Lanes
-from harness.records import Record, to_json
+from harness.records import Record, Verdict, to_json
 from harness.store import Store
 
 __all__ = ["report_failures", "reproduction"]
@@ -22,7 +22,8 @@ def report_failures(
     """Shrinks one failure of each kind per candidate, saves and prints it; returns the shrunk records."""
     firsts: dict[tuple[str, str, str], Record] = {}
     for record in records:
-        if record.verdict.is_failure:
+        # A hang costs its whole time limit at every attempt: its first case has to do.
+        if record.verdict.is_failure and record.verdict is not Verdict.TIMEOUT:
             firsts.setdefault((record.op, record.candidate, record.verdict.value), record)
     if not firsts:
         return []

@@ -1,10 +1,12 @@
 """``attest fuzz``: draws cases of one operation and judges its candidates."""
 
 import argparse
+import itertools
 import json
 import sys
+from collections.abc import Iterator, Sequence
 
-from harness.campaign import lanes
+from harness.campaign import Item, lanes
 from harness.cli.failures import report_failures
 from harness.cli.options import (
     Deadline,
@@ -26,6 +28,7 @@ from harness.ops import operation
 from harness.records import Record, to_json
 from harness.store import Store, write_run
 from harness.strategies import draw_cases
+from optimized.candidate import Candidate
 from reports.terminal import print_summary
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
@@ -34,7 +37,7 @@ NAME = "fuzz"
 HELP = "Draw cases of an operation and judge its candidates; failures are shrunk and printed."
 EXAMPLE = "attest fuzz --op attention --candidate triton-attention-bf16 --cases 50"
 
-_BATCH = 10_000
+_BATCH = 100
 """Cases drawn at once when only the time is limited."""
 
 
@@ -58,23 +61,18 @@ def execute(arguments: argparse.Namespace) -> int:
     check_regimes(row, arguments.regime)
     settings = settings_of(arguments)
     _, candidates = chosen(arguments, row.name)
-    dtypes = list(dict.fromkeys(item.recipe.storage for item in candidates))
-    count = arguments.cases or (_BATCH if arguments.minutes else 100)
-    cases = draw_cases(
-        row, count, seed_value=arguments.seed, dtypes=dtypes, regimes=arguments.regime, largest=arguments.largest
-    )
-    items = items_of(cases, candidates)
+    deadline = Deadline(arguments.minutes)
     folder = new_folder(arguments.out)
     console = output_console(stderr=arguments.json)
     with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
-        write_run(folder, {"command": NAME, "seed": arguments.seed, "op": row.name, "cases": count})
+        write_run(folder, {"command": NAME, "seed": arguments.seed, "op": row.name, "cases": _count(arguments)})
         try:
             records = collect(
-                pool.verify(items),
+                pool.verify(_items(arguments, row, candidates)),
                 store,
-                total=sum(len(item.candidates) for item in items),
+                total=_total(arguments, row, candidates),
                 label=f"fuzz {row.name}",
-                deadline=Deadline(arguments.minutes),
+                deadline=deadline,
                 show=_print_json if arguments.json else None,
             )
             report_failures(records, pool, store, console, plugin=arguments.plugin)
@@ -84,6 +82,29 @@ def execute(arguments: argparse.Namespace) -> int:
     print_summary(records, console)
     console.print(f"records: {folder}", markup=False, soft_wrap=True)
     return exit_code(records)
+
+
+def _count(arguments: argparse.Namespace) -> int | None:
+    """Returns the number of cases; None when only the time limits it."""
+    return arguments.cases or (None if arguments.minutes else 100)
+
+
+def _items(arguments: argparse.Namespace, row: Operation, candidates: Sequence[Candidate]) -> Iterator[Item]:
+    """Yields cases with their candidates; without a number of cases it never ends."""
+    dtypes = list(dict.fromkeys(item.recipe.storage for item in candidates))
+    count = _count(arguments)
+    for batch in [0] if count is not None else itertools.count():
+        drawn = draw_cases(
+            row, count or _BATCH, seed_value=arguments.seed + 1_000_003 * batch, dtypes=dtypes,
+            regimes=arguments.regime, largest=arguments.largest,
+        )  # fmt: skip
+        yield from items_of(drawn, candidates)
+
+
+def _total(arguments: argparse.Namespace, row: Operation, candidates: Sequence[Candidate]) -> int | None:
+    if _count(arguments) is None:
+        return None
+    return sum(len(item.candidates) for item in _items(arguments, row, candidates))
 
 
 def check_regimes(row: Operation, regimes: list[str] | None) -> None:

@@ -5,7 +5,10 @@
 """
 
 import argparse
+import signal
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -59,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process if None.
     """
     warnings.showwarning = _show_warning
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends a campaign as Ctrl-C does
+            signal.signal(name, signal.default_int_handler)
     try:
         parsed = build_parser().parse_args(arguments)
         execute: Callable[[argparse.Namespace], int] = parsed.execute
@@ -71,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0  # the reader of our output has seen enough
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+    except Exception:
+        traceback.print_exc()
+        return _say("this is a fault of the testbench itself, please report the lines above", 3)
 
 
 def _say(message: object, code: int) -> int:

@@ -13,6 +13,7 @@ from harness.campaign import Item, default_jobs
 from harness.candidates import Found, find_candidates, select
 from harness.errors import UsageError
 from harness.operations.base import Case
+from harness.store import has_records
 from harness.verify import Settings
 from optimized.candidate import Candidate
 
@@ -23,8 +24,11 @@ __all__ = [
     "add_out",
     "chosen",
     "items_of",
+    "jobs_of",
+    "minutes",
     "new_folder",
     "positive",
+    "require_items",
     "settings_of",
 ]
 
@@ -94,13 +98,11 @@ def jobs_of(arguments: argparse.Namespace) -> int:
 def chosen(arguments: argparse.Namespace, op: str | None) -> tuple[Found, list[Candidate]]:
     """Returns what is installed and the candidates that were asked for and can run on the device."""
     found = find_candidates(arguments.plugin)
-    candidates = [
-        item
-        for item in select(found, op=op, names=arguments.candidate)
-        if arguments.device in item.devices or arguments.candidate
-    ]
-    if not candidates:
-        raise UsageError(f"no candidate of {op} runs on {arguments.device!r}: see attest list")
+    asked = select(found, op=op, names=arguments.candidate)
+    candidates = [item for item in asked if arguments.device in item.devices]
+    if not candidates or (arguments.candidate and len(candidates) < len(asked)):
+        names = ", ".join(f"{item.name} ({', '.join(item.devices)})" for item in asked if item not in candidates)
+        raise UsageError(f"--device: got {arguments.device!r}, expected one that these run on: {names}")
     return found, candidates
 
 
@@ -114,8 +116,25 @@ def items_of(cases: Sequence[Case], candidates: Sequence[Candidate]) -> list[Ite
     return items
 
 
+def require_items(items: Sequence[Item], cases: Sequence[Case]) -> None:
+    """Refuses a run in which no candidate would meet a case.
+
+    Raises:
+        UsageError: names the dtypes of the cases.
+    """
+    if not items:
+        dtypes = ", ".join(sorted({case.dtype for case in cases}))
+        raise UsageError(f"no candidate stores a dtype of these cases ({dtypes}): see attest list")
+
+
 def new_folder(out: Path | None) -> Path:
-    """Returns the folder of a run: the one that was asked for, or a new one named by the time."""
+    """Returns the folder of a run: the one that was asked for, or a new one named by the time.
+
+    Raises:
+        UsageError: the folder holds the records of another run.
+    """
+    if out is not None and has_records(out):
+        raise UsageError(f"--out: {out} holds the records of another run, expected a new or an empty folder")
     return out or Path("attest-out") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
 

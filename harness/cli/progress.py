@@ -16,12 +16,12 @@ __all__ = ["collect", "error_console", "exit_code", "interrupted", "output_conso
 
 def error_console() -> Console:
     """Returns the console of everything that is not a result."""
-    return Console(file=sys.stderr)
+    return Console(file=sys.stderr, emoji=False)
 
 
 def output_console(*, stderr: bool = False) -> Console:
     """Returns the console of results; a file or a pipe has no width of its own, so it gets a wide one."""
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 160
     return console
@@ -31,7 +31,7 @@ def collect(
     records: Iterable[Record],
     store: Store,
     *,
-    total: int,
+    total: int | None,
     label: str,
     deadline: Deadline | None = None,
     show: Callable[[Record], None] | None = None,
@@ -41,7 +41,7 @@ def collect(
     Args:
         records: a campaign's records.
         store: where they go.
-        total: how many are expected.
+        total: how many are expected; None if only the time is limited.
         label: what the bar says.
         deadline: stop when it is over.
         show: called with every record.

@@ -3,12 +3,11 @@
 import argparse
 
 from rich.console import Console
-from rich.table import Table
 
 from harness.candidates import find_candidates, select
-from harness.cases import case_from_text
+from harness.cases import case_and_candidate
 from harness.cli.options import add_candidates, add_device, items_of, settings_of
-from harness.cli.progress import exit_code
+from harness.cli.progress import exit_code, output_console
 from harness.errors import UsageError
 from harness.execute import Worker
 from harness.records import Judgement, Record
@@ -30,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    case = case_from_text(arguments.case)
+    case, names = case_and_candidate(arguments.case)
+    arguments.candidate = arguments.candidate or names
     settings = settings_of(arguments)
     candidates = select(find_candidates(arguments.plugin), op=case.op, names=arguments.candidate)
     items = items_of([case], [item for item in candidates if arguments.device in item.devices])
@@ -38,11 +38,12 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"no candidate of {case.op} stores {case.dtype} and runs on {arguments.device}: see attest list"
         )
-    names = items[0].candidates
-    console = Console(soft_wrap=True, highlight=False)
+    chosen = items[0].candidates
+    console = output_console()
+    console.soft_wrap = True
     console.print(case.to_line(), markup=False, style="dim")
     with Worker(device=settings.device, threads=settings.threads, limit_s=settings.limit_s) as worker:
-        records = verify(case, [item for item in candidates if item.name in names], worker, settings)
+        records = verify(case, [item for item in candidates if item.name in chosen], worker, settings)
     for record in records:
         explain(record, console)
     return exit_code(records)
@@ -54,14 +55,9 @@ def explain(record: Record, console: Console) -> None:
     console.print(f"{record.candidate}: {record.verdict.value}", markup=False, style="bold")
     if record.reason:
         console.print(f"  {record.reason}", markup=False)
-    if record.judgements:
-        table = Table(
-            "tensor", "verdict", "ratio", "at", "got", "expected", "bound", "gain", "largest legal gain", "rms",
-            box=None, header_style="bold",
-        )  # fmt: skip
-        for item in record.judgements:
-            table.add_row(*_row(item))
-        console.print(table)
+    for item in record.judgements:
+        for line in _lines(item):
+            console.print(line, markup=False)
     for relation in record.relations:
         console.print(f"  relation {relation.name}: {relation.verdict.value} {relation.reason}".rstrip(), markup=False)
     if record.unchecked:
@@ -76,14 +72,22 @@ def explain(record: Record, console: Console) -> None:
         console.print(record.traceback, markup=False, style="dim")
 
 
-def _row(item: Judgement) -> list[str]:
-    gain = next((each for each in item.aggregates if each.name == "gain"), None)
-    place = ", ".join(f"{axis} {index}" for axis, index in item.worst_index.items())
-    return [
-        item.output, item.verdict.value, _number(item.max_ratio), place, _number(item.actual, 9),
-        _number(item.expected, 9), _number(item.bound), f"{gain.value:+.2e}" if gain else "",
-        f"{gain.limit:.2e}" if gain else "", _number(item.rms_ratio),
-    ]  # fmt: skip
+def _lines(item: Judgement) -> list[str]:
+    """Returns what there is to say of a tensor: its worst element, then its tests over all elements."""
+    lines = [f"  {item.output}: {item.verdict.value}"]
+    if item.bound is not None:
+        place = ", ".join(f"{axis}={index}" for axis, index in item.worst_index.items())
+        lines.append(
+            f"    worst element [{place}]: got {_number(item.actual, 9)}, expected {_number(item.expected, 9)}, "
+            f"bound {_number(item.bound)}, ratio {_number(item.max_ratio)}"
+        )
+    lines += [
+        f"    {each.name}: {each.value:+.3g}, largest legal {each.limit:.3g}, standard error {each.error:.2g}"
+        for each in item.aggregates
+    ]
+    if item.rms_ratio is not None:
+        lines.append(f"    rms error in units of the recipe's own: {_number(item.rms_ratio)}")
+    return lines
 
 
 def _number(value: float | None, digits: int = 3) -> str:

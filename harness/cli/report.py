@@ -21,5 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    Console(soft_wrap=True, highlight=False).print(str(write_report(arguments.folder)), markup=False)
+    Console(soft_wrap=True, highlight=False, emoji=False).print(str(write_report(arguments.folder)), markup=False)
     return 0

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     add_device(parser)
+    parser.set_defaults(device=None)  # the profile's
     add_out(parser)
 
 
@@ -50,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     folder, asked = _asked(arguments)
     chosen = profile(str(asked["profile"]))
-    arguments.device = chosen.device if arguments.device == "cpu" else arguments.device
+    arguments.device = str(asked["device"])
     settings = settings_of(arguments)
     found = find_candidates()
     candidates = [item for item in found.candidates.values() if settings.device in item.devices]
@@ -83,8 +84,8 @@ def execute(arguments: argparse.Namespace) -> int:
 def _asked(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Returns the folder and what the run was asked for, now or before its interruption."""
     if arguments.resume is None:
-        profile(arguments.profile)
-        asked = {"command": NAME, "profile": arguments.profile, "seed": arguments.seed}
+        device = arguments.device or profile(arguments.profile).device
+        asked = {"command": NAME, "profile": arguments.profile, "seed": arguments.seed, "device": device}
         return new_folder(arguments.out), asked
     asked = read_run(arguments.resume)
     if asked.get("command") != NAME:

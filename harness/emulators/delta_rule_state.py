@@ -14,7 +14,7 @@ from harness.emulators.arithmetic import Arithmetic, shared
 from harness.emulators.delta_rule_points import Context, apply
 from harness.emulators.rounding import unit
 
-__all__ = ["MAX_CHUNK", "inverse", "read_locally", "summed_gate", "update_state"]
+__all__ = ["MAX_CHUNK", "decays", "inverse", "read_locally", "summed_gate", "update_state"]
 
 MAX_CHUNK = 64
 """Longest chunk that a kernel goes through at once."""
@@ -28,6 +28,16 @@ def summed_gate(arithmetic: Arithmetic, point: str, log_decay: Tensor) -> Tensor
     is a sum from the chunk's end, with one rounding per token.
     """
     return apply(_SummedGate, log_decay, arithmetic, point)
+
+
+def decays(arithmetic: Arithmetic, point: str, exponents: Tensor, *, terms: int) -> Tensor:
+    """Returns ``exp`` of sums of up to ``terms`` log decays.
+
+    Kernels take a difference of two sums or add up the tokens of each exponent by themselves. Either rounds every
+    exponent on its own, beyond what the sums from a chunk's start share, and an error of an exponent is a relative one
+    of the decay: where all that remains has decayed by ``exp(-30)``, it is larger than that of ``exp``.
+    """
+    return apply(_Decays, exponents, terms, arithmetic, point)
 
 
 def inverse(arithmetic: Arithmetic, point: str, coupling: Tensor) -> Tensor:
@@ -106,6 +116,26 @@ class _SummedGate(torch.autograd.Function):
 
         noisy = arithmetic.rounding.accumulate(f"{ctx.point}.grad", grad, gauge, arithmetic.recipe.accumulator)
         return arithmetic.all_samples(noisy), None, None
+
+
+class _Decays(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, exponents: Tensor, terms: int, arithmetic: Arithmetic, point: str) -> Tensor:
+        accumulator = arithmetic.recipe.accumulator
+        exponents = shared(exponents)
+        value = exponents.exp()
+
+        def gauge() -> Tensor:
+            size = exponents.abs().mul_(math.sqrt(1 + terms / 3))
+            return size.add_(arithmetic.exp_error / unit(accumulator)).mul_(value)
+
+        value = arithmetic.all_samples(arithmetic.rounding.accumulate(point, value, gauge, accumulator))
+        ctx.save_for_backward(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0] * ctx.saved_tensors[0], None, None, None
 
 
 def _sums_of_chunks(x: Tensor) -> Tensor:

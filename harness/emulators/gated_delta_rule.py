@@ -16,7 +16,8 @@ every product; so are gradients of X and A (``dA = -X^T dX X^T``, two products).
 the local part of R's gradient, normalised queries and keys, and gradients of repeated heads are stored between
 kernels, as in flash-linear-attention. The carried state and its gradient stay in the accumulator's format; their noise
 is that of one rounding per token that is still remembered, so that a token-by-token recurrence is covered. The gate is
-summed with one rounding per token, and each token's own exponential may be off by the recipe's ``exp_error``.
+summed with one rounding per token, each exponent is a sum that rounds by itself, and each token's own exponential may
+be off by the recipe's ``exp_error``.
 Element-wise factors are otherwise exact: the sums that follow them round more.
 
 Source: Yang et al., "Parallelizing Linear Transformers with the Delta Rule over Sequence Length" (arXiv 2406.06484),
@@ -42,7 +43,7 @@ from harness.emulators.delta_rule_points import (
     rounds_operands,
     scaled_operand,
 )
-from harness.emulators.delta_rule_state import MAX_CHUNK, inverse, read_locally, summed_gate, update_state
+from harness.emulators.delta_rule_state import MAX_CHUNK, decays, inverse, read_locally, summed_gate, update_state
 from harness.emulators.rounding import FORMAT_BITS, unit
 
 __all__ = ["emulate"]
@@ -134,9 +135,9 @@ def _sequence(
 
     gate = gate.cumsum(-2)
     last = gate[..., -1:, :]
-    from_start = arithmetic.approximate("decay.from_start", gate.exp())
-    to_end = arithmetic.approximate("decay.to_end", (arithmetic.spread("gate.last", last, gate.shape) - gate).exp())
-    over_chunk = arithmetic.approximate("decay.over_chunk", last.exp())
+    from_start = decays(arithmetic, "decay.from_start", gate, terms=length)
+    to_end = decays(arithmetic, "decay.to_end", arithmetic.spread("gate.last", last, gate.shape) - gate, terms=length)
+    over_chunk = decays(arithmetic, "decay.over_chunk", last, terms=length)
     between = _decay_between(arithmetic, gate)
 
     w, u = _written(arithmetic, written_key, value, rate, from_start, between)
@@ -163,7 +164,7 @@ def _decay_between(arithmetic: Arithmetic, gate: Tensor) -> Tensor:
     rows = arithmetic.spread("gate.rows", gate, square)
     columns = arithmetic.spread("gate.columns", gate.transpose(-1, -2), square)
     # exp of a positive difference can overflow, and 0 * inf is NaN: mask first.
-    return arithmetic.approximate("decay.between", (rows - columns).tril().exp())
+    return decays(arithmetic, "decay.between", (rows - columns).tril(), terms=length)
 
 
 def _written(

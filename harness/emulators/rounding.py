@@ -136,7 +136,8 @@ class Random:
         bits, smallest = FORMAT_BITS[fmt]
         signed_power = (value.contiguous().view(torch.int64) & _SIGN_AND_EXPONENT).view(torch.float64)
         if smallest > _SUBNORMALS_MATTER:
-            signed_power = torch.copysign(signed_power.abs().clamp_min_(2.0**smallest), value)
+            # Zero rounds to zero; without that, what is hidden by structure would have a tolerance.
+            signed_power = torch.sign(value) * signed_power.abs().clamp_min_(2.0**smallest)
         if keeps_exact and fmt != "float64":
             signed_power = torch.where(to_nearest(value, fmt) == value, 0.0, signed_power)
         return self._noise(value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)

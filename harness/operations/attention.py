@@ -16,7 +16,10 @@ from harness.operations.values import Values, cotangents, lengths, widths
 __all__ = ["OPERATION", "REGIMES", "AttentionCase", "query_key_value", "windows"]
 
 HEADS = ("batch", "token", "head", "channel")
-OUTPUTS = (Output(name="out", axes=HEADS), Output(name="lse", axes=("batch", "head", "token"), wide=True))
+OUTPUTS = (
+    Output(name="out", axes=HEADS),
+    Output(name="lse", axes=("batch", "head", "token"), wide=True, optional=True),
+)
 BIASES = ("none", "full", "head", "key")
 REGIMES: tuple[str, ...] = (
     "normal", "peaky", "flat", "two_valued", "massive", "low_rank", "mean_shifted", "negative", "equal", "zero_rows",

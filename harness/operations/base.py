@@ -38,7 +38,7 @@ CASE_SCHEMA = 1
 LAYOUTS: tuple[str, ...] = ("contiguous", "fused", "transposed")
 COTANGENTS: tuple[str, ...] = ("normal", "one_hot", "power_of_two", "expanded")
 LARGEST_SEED = 2**32 - 1
-"""Generators take 64 bits: the seed and a checksum of the tensor's name."""
+"""torch's CPU generator heeds no more than 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +211,13 @@ class Output:
         name: its name in the result.
         axes: names of its axes.
         wide: whether it is kept in float32 where the storage is a 16-bit format (LSE, states, log decays, tables).
+        optional: whether a candidate may return None for it (LSE, final state); it is then reported as not checked.
     """
 
     name: str
     axes: tuple[str, ...]
     wide: bool = False
+    optional: bool = False
 
 
 Emulate = Callable[[Arithmetic, Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]

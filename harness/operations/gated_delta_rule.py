@@ -17,7 +17,7 @@ __all__ = ["OPERATION", "GatedDeltaRuleCase"]
 HEADS = ("batch", "token", "head", "channel")
 GATES = ("batch", "token", "head")
 STATE = ("batch", "head", "key_channel", "value_channel")
-OUTPUTS = (Output(name="out", axes=HEADS), Output(name="final_state", axes=STATE, wide=True))
+OUTPUTS = (Output(name="out", axes=HEADS), Output(name="final_state", axes=STATE, wide=True, optional=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,8 +40,8 @@ class Values:
         self._dtype = storage_dtype(case.dtype)
 
     def generator(self, name: str) -> torch.Generator:
-        """Returns the generator of a tensor."""
-        return torch.Generator().manual_seed((self._seed << 32) ^ zlib.crc32(name.encode()))
+        """Returns the generator of a tensor; torch's CPU generator heeds the lower 32 bits of a seed alone."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self._seed}:{name}".encode()))
 
     def store(self, value: Tensor) -> Tensor:
         """Returns float64 values in the storage dtype."""

@@ -16,7 +16,7 @@ from harness.operations.values import Values, cotangents, lengths, widths
 __all__ = ["OPERATION", "VarlenAttentionCase"]
 
 HEADS = ("token", "head", "channel")
-OUTPUTS = (Output(name="out", axes=HEADS), Output(name="lse", axes=("head", "token"), wide=True))
+OUTPUTS = (Output(name="out", axes=HEADS), Output(name="lse", axes=("head", "token"), wide=True, optional=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.gated_delta_rule import emulate
-from harness.emulators.rounding import Identity, Nearest, Random, half_ulp, to_nearest, unit
+from harness.emulators.rounding import Fault, Identity, Nearest, Random, half_ulp, to_nearest, unit
 from optimized.candidate import Recipe
 from reference.gated_delta_rule import gated_delta_rule
 from tests.harness.delta_rule_examples import (
@@ -194,6 +194,75 @@ def test_healthy_kernels_of_every_chunk_length_pass(storage: str) -> None:
 @pytest.mark.parametrize("storage", ["bfloat16", "float16", "float32"])
 def test_healthy_kernels_pass_in_a_long_campaign(storage: str) -> None:
     assert false_alarms(range(1000, 1320), storage) == []
+
+
+def first_token_before_a_norm(seed: int, storage: str) -> Example:
+    """Returns a token that reads what it writes, and a cotangent orthogonal to the result, as one behind a norm is.
+
+    In real numbers the gradients of query and key are then 0 in every channel, for two reasons.
+    """
+    example = make_example(seed, storage)
+    value, cotangent = (x[:, :1] for x in (example.tensors["value"], example.cotangents["out"]))
+    along = (cotangent * value).sum(-1, keepdim=True) / value.square().sum(-1, keepdim=True)
+    first = {name: x[:, :1] for name, x in example.tensors.items()}
+    state = torch.zeros_like(example.tensors["initial_state"])
+    return Example(
+        tensors=first | {"key": first["query"], "initial_state": state},
+        cotangents={"out": to_nearest(cotangent - along * value, storage), "final_state": state},
+        scale=example.scale,
+        normalize_qk=True,
+    )
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "float32"])
+def test_a_recurrence_passes_where_all_channels_of_a_query_gradient_cancel(storage: str) -> None:
+    largest = {}
+    for seed in range(8):
+        example = first_token_before_a_norm(seed, storage)
+        expected = expected_of(example)
+        tolerance = tolerances(expected, sampled(example, storage, seed), storage)
+        found = results(healthy_rules(example, storage)["recurrence"], example.tensors, example.cotangents)
+        largest[seed] = max(worst_ratio(found, expected, tolerance, storage).values())
+    assert max(largest.values()) <= 1
+
+
+def strongly_decayed(seed: int) -> Example:
+    """Returns nine tokens that decay by more than ``exp(-21)``; the only cotangent is that of some final state."""
+    example = make_example(19 + 32 * seed, "float32")
+    generator = torch.Generator().manual_seed(seed)
+    log_decay = -torch.exp(7 * torch.rand(2, 9, 2, generator=generator, dtype=torch.float64) - 3.5)
+    log_decay[:, 4] = -21.3
+    state = torch.randn(2, 2, 24, 16, generator=generator, dtype=torch.float64)
+    final = torch.zeros_like(state)
+    final[:, :, seed] = 1.0
+    changed = {"log_decay": log_decay, "initial_state": state}
+    return Example(
+        tensors=example.tensors | {name: to_nearest(x, "float32") for name, x in changed.items()},
+        cotangents={"out": torch.zeros_like(example.cotangents["out"]), "final_state": final},
+        scale=example.scale,
+        normalize_qk=True,
+    )
+
+
+def test_kernels_that_sum_each_exponent_by_itself_pass_where_all_that_remains_has_decayed() -> None:
+    alarms = []
+    for seed in (2, 3, 7, 10):
+        example = strongly_decayed(seed)
+        expected = expected_of(example)
+        tolerance = tolerances(expected, sampled(example, "float32", seed), "float32")
+        for name, rule in healthy_rules(example, "float32").items():
+            found = results(rule, example.tensors, example.cotangents)
+            ratios = worst_ratio(found, expected, tolerance, "float32")
+            alarms += [(seed, name, output) for output, ratio in ratios.items() if not ratio <= 1]
+    assert alarms == []
+
+
+def test_the_scale_is_a_rounding_point_of_forward_and_backward() -> None:
+    example = make_example(1, "float64")
+    shifted = Fault(Identity(), {"scale": lambda x: 1.01 * x})
+    actual = emulated(example, Arithmetic(recipe_of("bfloat16"), shifted, tile=16))
+    bound = relative_error_of_float64(example.tensors["value"].shape[1], example.tensors["log_decay"])
+    assert_equal_up_to_float64(actual, expected_of(example, scale=1.01), bound)
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float32"])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Execution", "make_attention", "make_flash_sdpa", "make_varlen_attention"]
+__all__ = ["Execution", "make_attention"]
 
 _LOG2_E = math.log2(math.e)
 
@@ -84,49 +84,6 @@ def make_attention(execution: Execution) -> Callable[..., tuple[Tensor, Tensor]]
     return attention
 
 
-def make_varlen_attention(execution: Execution) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Returns ``varlen_attention`` done in one way, sequence by sequence."""
-    attention = make_attention(execution)
-
-    def varlen_attention(
-        query: Tensor, key: Tensor, value: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        outs, sums = [], []
-        pairs = zip(itertools.pairwise(cu_seqlens_q.tolist()), itertools.pairwise(cu_seqlens_k.tolist()), strict=True)
-        for (first, last), (start, stop) in pairs:
-            out, lse = attention(query[None, first:last], key[None, start:stop], value[None, start:stop], **options)
-            outs.append(out[0])
-            sums.append(lse[0])
-        return torch.cat(outs), torch.cat(sums, -1)
-
-    return varlen_attention
-
-
-def make_flash_sdpa(execution: Execution) -> Callable[..., Tensor]:
-    """Returns the layer ``flash_sdpa`` done in one way."""
-    attention = make_attention(execution)
-
-    def flash_sdpa(
-        query_states: Tensor,
-        key_states: Tensor,
-        value_states: Tensor,
-        attention_mask: Tensor | None,
-        parameters: dict[str, Tensor],
-        *,
-        is_causal: bool,
-        scale: float,
-        num_sinks: int | None = None,  # noqa: ARG001 - part of the layer's call
-        window_size: int | None = None,
-    ) -> Tensor:
-        window = (window_size, 0 if is_causal else None)
-        sinks = parameters.get("sinks")
-        return attention(
-            query_states, key_states, value_states, scale=scale, window=window, sinks=sinks, key_mask=attention_mask
-        )[0]
-
-    return flash_sdpa
-
-
 class _Flash(torch.autograd.Function):
     """The forward pass keeps inputs, stored output and LSE; the backward pass recomputes the weights tile by tile."""
 
@@ -151,9 +108,9 @@ class _Flash(torch.autograd.Function):
             first = sink if execution.starts_at_sink and number == 0 else None
             parts.append(_attend(logits, values, tiles, first, execution, query.dtype))
         if sink is not None and not execution.starts_at_sink:
-            parts.append((torch.zeros_like(parts[0][0]), sink))
+            parts.append((torch.zeros_like(parts[0][0]), sink.expand_as(parts[0][1])))
         out, lse = parts[0] if len(parts) == 1 else _merged(parts, execution)
-        stored = _unrows(out, query.shape[1]).to(query.dtype)
+        stored = _unrows(out, query.shape[2]).to(query.dtype)
         lse = lse / execution.base
         ctx.save_for_backward(query, key, value, sinks, bias, visible, stored, lse)
         ctx.scale, ctx.execution = scale, execution
@@ -183,9 +140,9 @@ class _Flash(torch.autograd.Function):
         grad_sinks = None
         if sinks is not None:
             pieces = execution.exp(_per_row(sinks, query, groups) * execution.base - known) * delta
-            grad_sinks = -pieces.reshape(query.shape[0], -1, tokens).sum((0, 2)).to(sinks.dtype)
+            grad_sinks = -pieces.reshape(query.shape[0], query.shape[2], tokens).sum((0, 2)).to(sinks.dtype)
         return (
-            (_unrows(grad_query, tokens) * ctx.scale).to(query.dtype),
+            (_unrows(grad_query, query.shape[2]) * ctx.scale).to(query.dtype),
             (grad_key.transpose(1, 2) * ctx.scale).to(key.dtype),
             grad_value.transpose(1, 2).to(value.dtype),
             grad_sinks,
@@ -212,7 +169,7 @@ class _Logits:
         self.query, self.key = _rows(query, groups), _rows(key, groups)
         self._factor, self._base = scale * execution.base, execution.base
         B, T, H, S = *query.shape[:3], key.shape[1]
-        self._bias = None if bias is None else bias.float().expand(B, H, T, S).reshape(B, groups, -1, S)
+        self._bias = None if bias is None else bias.float().expand(B, H, T, S).reshape(B, groups, H // groups * T, S)
         # One copy of the mask per query head of a group.
         self._visible = None if visible is None else visible.repeat(1, 1, H // groups, 1)
 
@@ -237,7 +194,7 @@ def _attend(
     """Returns the normalised output (B, G, R T, V) of some keys and their LSE (B, G, R T, 1), -inf if none is seen."""
     rows = logits.query[..., :1]
     top = torch.full_like(rows, -torch.inf) if sink is None else sink.expand_as(rows).clone()
-    total = torch.zeros_like(rows) if sink is None else torch.ones_like(rows)
+    total = (top > -torch.inf).float()
     acc = values.new_zeros(*rows.shape[:-1], values.shape[-1])
     for start, stop in tiles:
         exponents = logits.tile(start, stop)
@@ -267,9 +224,7 @@ def _merged(parts: list[tuple[Tensor, Tensor]], execution: Execution) -> tuple[T
     return out, torch.where(total > 0, shift + log, -torch.inf)
 
 
-def _visible(
-    tokens: int, keys: int, window: tuple[int | None, int | None], key_mask: Tensor | None
-) -> Tensor | None:
+def _visible(tokens: int, keys: int, window: tuple[int | None, int | None], key_mask: Tensor | None) -> Tensor | None:
     """Returns (B or 1, 1, T, S), or None if every key is visible."""
     left, right = window
     visible = torch.ones(1, 1, tokens, keys, dtype=torch.bool)
@@ -286,18 +241,19 @@ def _visible(
 def _rows(x: Tensor, groups: int) -> Tensor:
     """Returns (B, T, H, D) as float32 (B, G, R T, D)."""
     B, T, H, D = x.shape
-    return x.float().reshape(B, T, groups, H // groups, D).permute(0, 2, 3, 1, 4).reshape(B, groups, -1, D)
+    return x.float().reshape(B, T, groups, H // groups, D).permute(0, 2, 3, 1, 4).reshape(B, groups, H // groups * T, D)
 
 
-def _unrows(x: Tensor, tokens: int) -> Tensor:
+def _unrows(x: Tensor, heads: int) -> Tensor:
     """Returns (B, G, R T, D) as (B, T, H, D)."""
     B, G, rows, D = x.shape
-    return x.reshape(B, G * rows // tokens if tokens else 0, tokens, D).transpose(1, 2)
+    return x.reshape(B, heads, G * rows // heads, D).transpose(1, 2)
 
 
 def _per_row(sinks: Tensor, query: Tensor, groups: int) -> Tensor:
     """Returns (H,) as (1, G, R T, 1)."""
-    return sinks.float().repeat_interleave(query.shape[1]).reshape(1, groups, -1, 1)
+    T, H = query.shape[1:3]
+    return sinks.float().repeat_interleave(T).reshape(1, groups, H // groups * T, 1)
 
 
 def _like_bias(grad_logits: Tensor, grad_bias: Tensor, tokens: int) -> Tensor:

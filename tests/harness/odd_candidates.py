@@ -1,0 +1,106 @@
+"""A plug-in of ``rms_norm`` candidates: one does what it says, each of the others misbehaves in one way."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimized.candidate import Candidate, Recipe
+
+__all__ = ["CANDIDATES", "SINGLE"]
+
+SINGLE = Recipe(storage="float32", operand="float32", accumulator="float32")
+
+
+def right(x: Tensor, weight: Tensor, *, eps: float, zero_centered: bool = False) -> Tensor:
+    gain = weight + 1 if zero_centered else weight
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=eps) * gain
+
+
+def one_percent_more(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    return right(x, weight, **options) * 1.01
+
+
+def ends(*_: Tensor, **__: Any) -> Tensor:
+    os._exit(7)
+
+
+def hangs(*_: Tensor, **__: Any) -> Tensor:
+    time.sleep(60)
+    raise AssertionError
+
+
+def raises(*_: Tensor, **__: Any) -> Tensor:
+    raise ValueError("x: got a bad day, expected a good one\nand a second line")
+
+
+def changes_its_input(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    result = right(x, weight, **options)
+    x.data[0, 0, 0] += 1
+    return result
+
+
+def writes_past_its_end(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    buffer = torch.empty(x.shape)
+    buffer.as_strided((1,), (1,), buffer.storage_offset() + buffer.numel()).fill_(0.0)
+    return buffer.copy_(right(x, weight, **options))
+
+
+def writes_nothing(x: Tensor, *_: Tensor, **__: Any) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype)
+
+
+def gives_no_tensor(*_: Tensor, **__: Any) -> Any:
+    return 3.0
+
+
+def gives_two(x: Tensor, weight: Tensor, **options: Any) -> Any:
+    result = right(x, weight, **options)
+    return result, result
+
+
+def gives_none(*_: Tensor, **__: Any) -> None:
+    return None
+
+
+def narrow(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    return right(x, weight, **options).half()
+
+
+def flat(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    return right(x, weight, **options).flatten(0, 1)
+
+
+def without_weight(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    return right(x, weight.detach(), **options)
+
+
+def refuses(*_: Tensor, **__: Any) -> str | None:
+    return "x: got a Monday, expected another day"
+
+
+def _each(name: str, function: Callable[..., Any], **fields: Any) -> Candidate:
+    return Candidate(name=name, op="rms_norm", load=lambda: function, recipe=SINGLE, **fields)
+
+
+CANDIDATES = (
+    _each("right", right),
+    _each("one-percent-more", one_percent_more),
+    _each("ends", ends),
+    _each("hangs", hangs),
+    _each("raises", raises),
+    _each("changes-its-input", changes_its_input, differentiable=False),
+    _each("writes-past-its-end", writes_past_its_end, differentiable=False),
+    _each("writes-nothing", writes_nothing, differentiable=False),
+    _each("gives-no-tensor", gives_no_tensor),
+    _each("gives-two", gives_two),
+    _each("gives-none", gives_none),
+    _each("narrow", narrow, differentiable=False),
+    _each("flat", flat, differentiable=False),
+    _each("without-weight", without_weight),
+    _each("refuses", right, supports=refuses),
+    _each("forward-only", right, differentiable=False),
+)
