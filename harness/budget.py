@@ -14,7 +14,8 @@ from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.rounding import FORMAT_BITS, Identity, Nearest, Random, Rounding, half_ulp, to_nearest
-from harness.operations.base import Case, Inputs, Operation
+from harness.operations.base import Inputs, Operation
+from harness.operations.case import Case
 from harness.truth import GRAD, Truth, promote
 from optimized.candidate import Recipe
 

@@ -22,10 +22,11 @@ import torch
 
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
+from harness.codec import from_json, to_json
 from harness.errors import TestbenchError
 from harness.execute import Worker
-from harness.operations.base import Case
-from harness.records import Record, from_json, to_json
+from harness.operations.case import Case
+from harness.records import Record
 from harness.shrink import shrink
 from harness.speed import Speed, measure_speed
 from harness.verify import Settings, verify

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import operation
 
 __all__ = ["case_and_candidate", "case_from_data", "case_from_text"]
@@ -40,10 +40,7 @@ def case_and_candidate(text: str) -> tuple[Case, list[str] | None]:
     """
     source = text.strip()
     if not source.startswith("{"):
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(f"case: got {text!r}, expected a line of JSON or the path of a file that holds one")
-        source = path.read_text(encoding="utf-8")
+        source = _content(source)
     try:
         data = json.loads(source)
     except ValueError as error:
@@ -55,3 +52,12 @@ def case_and_candidate(text: str) -> tuple[Case, list[str] | None]:
     if not isinstance(data, dict):
         raise UsageError(f"case: got JSON {type(data).__name__}, expected an object")
     return case_from_data(data), names
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"case: got {path!r}, which is no text ({error.reason}), expected a file of JSON") from error
+    except (OSError, ValueError) as error:  # no such file, a folder, a name that cannot be one
+        raise UsageError(f"case: got {path!r}, expected a line of JSON or the path of a file that holds one") from error

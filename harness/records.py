@@ -1,19 +1,14 @@
 """What a judged case leaves behind: one Record, one line of JSON. Standard library only, so that readers need no torch.
 
 A Record cannot lie: the verdict is one of a closed list, a time exists only beside a PASS, UNSUPPORTED carries the
-candidate's sentence, and every record holds its case, seed, recipe and environment. Numbers that are not finite are
-written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``, because JSON has no such numbers.
+candidate's sentence, and every record holds its case, seed, recipe and environment. ``harness.codec`` turns it into
+JSON and back.
 """
 
-import dataclasses
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-
-from harness.errors import UsageError
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -26,9 +21,6 @@ __all__ = [
     "Relation",
     "Timing",
     "Verdict",
-    "decode_number",
-    "from_json",
-    "to_json",
     "worst_verdict",
 ]
 
@@ -245,88 +237,3 @@ class Record:
     def op(self) -> str:
         """Name of the operation."""
         return str(self.case["op"])
-
-
-def to_json(value: Any) -> Any:  # noqa: ANN401 - JSON data has no narrower type
-    """Returns dataclasses, enums, sequences and mappings as plain JSON data; non-finite numbers become strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value
-
-
-def decode_number(value: object) -> float | None:
-    """Returns a number that ``to_json`` wrote, ``"nan"`` and ``"inf"`` included; None stays None.
-
-    Raises:
-        UsageError: the value is no number.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
-        raise UsageError(f"record: got {value!r} where a number is expected")
-    return float(value)
-
-
-def from_json(line: str) -> Record:
-    """Returns the Record of one line of JSON.
-
-    Raises:
-        UsageError: the line is not a record, or its schema version is not the one that this code reads.
-    """
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"record: got a line that is not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"record: got JSON {type(data).__name__}, expected an object")
-    if data.get("schema") != SCHEMA_VERSION:
-        raise UsageError(f"record: got schema {data.get('schema')!r}, expected {SCHEMA_VERSION}")
-    try:
-        return _record(data)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"record: got an incomplete record ({type(error).__name__}: {error})") from error
-
-
-def _record(data: dict[str, Any]) -> Record:
-    data["verdict"] = Verdict(data["verdict"])
-    if not isinstance(data["case"]["op"], str):
-        raise TypeError("its case names no operation")
-    data["judgements"] = tuple(_judgement(item) for item in data["judgements"])
-    data["relations"] = tuple(Relation(**{**item, "verdict": Verdict(item["verdict"])}) for item in data["relations"])
-    data["timings"] = tuple(_timing(item) for item in data["timings"])
-    data["phases"] = Phases(**data["phases"])
-    data["unchecked"] = tuple(data["unchecked"])
-    data["retests"] = tuple(data["retests"])
-    return Record(**data)
-
-
-def _judgement(item: dict[str, Any]) -> Judgement:
-    numbers = ("max_ratio", "max_error", "actual", "expected", "bound", "rms_ratio", "smallest_gain",
-               "smallest_element", "nearest_ratio")  # fmt: skip
-    item |= {name: decode_number(item[name]) for name in numbers}
-    item["verdict"] = Verdict(item["verdict"])
-    item["aggregates"] = tuple(
-        Aggregate(name=each["name"], **{key: _finite(each[key]) for key in ("value", "limit", "error")})
-        for each in item["aggregates"]
-    )
-    return Judgement(**item)
-
-
-def _timing(item: dict[str, Any]) -> Timing:
-    pair = item["comparison"]
-    if pair is not None:
-        item["comparison"] = Comparison(**pair | {name: _finite(pair[name]) for name in ("ratio", "low", "high")})
-    return Timing(**item | {name: _finite(item[name]) for name in ("median_us", "low_us", "high_us")})
-
-
-def _finite(value: object) -> float:
-    number = decode_number(value)
-    return math.nan if number is None else number

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.execute import Answer
-from harness.operations.base import Case, Operation
+from harness.operations.base import Operation
+from harness.operations.case import Case
 from harness.records import Relation, Verdict
 
 __all__ = ["check_relations", "is_causal"]

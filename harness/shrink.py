@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from harness.errors import UsageError
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.records import Record
 
 __all__ = ["ATTEMPTS", "shrink", "simpler"]

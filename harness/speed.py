@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.execute import Worker
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.records import Comparison, Record, Timing, Verdict
 from harness.timing import BASELINE, compare, interval
 from harness.verify import Settings, verify

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from harness.codec import decode_number, from_json, to_json
 from harness.errors import TestbenchError, UsageError
-from harness.records import Certificate, Record, decode_number, from_json, to_json
+from harness.records import Certificate, Record
 
 __all__ = [
     "Store",

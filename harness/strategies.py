@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from harness.operations.base import COTANGENTS, LAYOUTS, Case, Operation
+from harness.operations.base import Operation
+from harness.operations.case import COTANGENTS, LAYOUTS, Case
 
 __all__ = ["DTYPES", "cases", "draw_cases"]
 

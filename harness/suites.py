@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from harness.errors import UsageError, nearest
-from harness.operations.base import Case, Operation
+from harness.operations.base import Operation
+from harness.operations.case import Case
 from harness.strategies import DTYPES, draw_cases
 
 __all__ = ["SUITES", "suite"]

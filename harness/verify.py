@@ -14,12 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from harness.budget import Budget, measure_budgets
+from harness.codec import to_json
 from harness.environment import snapshot
 from harness.execute import Answer, Worker
 from harness.judge import judge, judge_missing
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import operation
-from harness.records import Judgement, Phases, Record, Relation, Verdict, to_json, worst_verdict
+from harness.records import Judgement, Phases, Record, Relation, Verdict, worst_verdict
 from harness.relations import check_relations
 from harness.truth import GRAD, Truth, truth
 from harness.wire import inputs_crc

@@ -18,7 +18,8 @@ from torch import Tensor
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
 from harness.layouts import lay_out
-from harness.operations.base import Case, Inputs, Operation
+from harness.operations.base import Inputs, Operation
+from harness.operations.case import Case
 from harness.ops import operation
 from harness.poison import poisoned
 from harness.timing import BASELINE, time_pair

@@ -5,7 +5,8 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 
-from harness.records import Aggregate, Judgement, Record, Verdict, to_json
+from harness.codec import to_json
+from harness.records import Aggregate, Judgement, Record, Verdict
 from reports.text import number, percent, place, plain
 
 __all__ = ["case_json", "dtype_of", "explain", "gravest_judgement", "ratio_gravity", "reproduction", "shape_summary"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.records import Phases, Record, Verdict, to_json
+from harness.codec import to_json
+from harness.records import Phases, Record, Verdict
 from reports.explain import dtype_of
 from reports.text import number, plain, plural
 

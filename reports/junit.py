@@ -3,7 +3,8 @@
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from harness.records import Record, Verdict, to_json
+from harness.codec import to_json
+from harness.records import Record, Verdict
 from reports.explain import dtype_of, explain, reproduction
 from reports.text import plain
 

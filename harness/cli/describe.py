@@ -6,7 +6,8 @@ import inspect
 
 from rich.console import Console
 
-from harness.operations.base import Case, Operation
+from harness.operations.base import Operation
+from harness.operations.case import Case
 from harness.ops import operation
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.campaign import Lanes
-from harness.records import Record, Verdict, to_json
+from harness.codec import to_json
+from harness.records import Record, Verdict
 from harness.store import Store
 
 __all__ = ["report_failures", "reproduction"]

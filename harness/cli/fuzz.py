@@ -22,10 +22,11 @@ from harness.cli.options import (
     settings_of,
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
+from harness.codec import to_json
 from harness.errors import UsageError, nearest
 from harness.operations.base import Operation
 from harness.ops import operation
-from harness.records import Record, to_json
+from harness.records import Record
 from harness.store import Store, write_run
 from harness.strategies import draw_cases
 from optimized.candidate import Candidate

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from harness.candidates import find_candidates
 from harness.cli.progress import output_console
+from harness.codec import to_json
 from harness.ops import OPS
-from harness.records import to_json
 from optimized.candidate import Candidate
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]

@@ -12,7 +12,7 @@ import torch
 from harness.campaign import Item, default_jobs
 from harness.candidates import Found, find_candidates, select
 from harness.errors import UsageError
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.store import has_records
 from harness.verify import Settings
 from optimized.candidate import Candidate

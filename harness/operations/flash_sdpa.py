@@ -9,7 +9,8 @@ import reference
 from harness.emulators import flash_sdpa as emulator
 from harness.errors import UsageError
 from harness.operations.attention import REGIMES, query_key_value
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import Values, cotangents, lengths, widths
 
 __all__ = ["OPERATION", "FlashSdpaCase"]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 import reference
 from harness.emulators import gated_delta_net as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import LAYER_REGIMES, Values, cotangents, lengths, projection
 
 __all__ = ["OPERATION", "GatedDeltaNetCase"]

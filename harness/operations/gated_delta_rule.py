@@ -9,7 +9,8 @@ from torch import Tensor
 
 import reference
 from harness.emulators import gated_delta_rule as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import Values, cotangents, lengths, widths
 
 __all__ = ["OPERATION", "GatedDeltaRuleCase"]

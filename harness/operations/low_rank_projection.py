@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import reference
 from harness.emulators import low_rank_projection as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import LAYER_REGIMES, Values, cotangents, lengths, projection
 
 __all__ = ["OPERATION", "LowRankProjectionCase"]

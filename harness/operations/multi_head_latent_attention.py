@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import reference
 from harness.emulators import multi_head_latent_attention as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import LAYER_REGIMES, Values, cotangents, lengths, projection, rope_angles
 
 __all__ = ["OPERATION", "MultiHeadLatentAttentionCase"]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import reference
 from harness.emulators import rope as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import Values, cotangents, lengths, rope_angles
 
 __all__ = ["OPERATION", "RopeCase"]

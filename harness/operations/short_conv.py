@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import reference
 from harness.emulators import short_conv as emulator
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import Values, cotangents, lengths
 
 __all__ = ["OPERATION", "ShortConvCase"]

@@ -7,7 +7,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.operations.base import Case, Output, output_dtype, storage_dtype
+from harness.operations.base import Output, output_dtype, storage_dtype
+from harness.operations.case import Case
 
 __all__ = ["LAYER_REGIMES", "Values", "cotangents", "lengths", "projection", "rope_angles", "widths"]
 

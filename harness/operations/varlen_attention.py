@@ -10,7 +10,8 @@ from torch import Tensor
 import reference
 from harness.emulators import varlen_attention as emulator
 from harness.operations.attention import REGIMES, query_key_value, windows
-from harness.operations.base import Case, Inputs, Operation, Output
+from harness.operations.base import Inputs, Operation, Output
+from harness.operations.case import Case
 from harness.operations.values import Values, cotangents, lengths, widths
 
 __all__ = ["OPERATION", "VarlenAttentionCase"]

@@ -15,7 +15,7 @@ import torch
 
 from harness.budget import measure_budgets
 from harness.cases import case_from_data
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import operation
 from harness.timing import compare, interval, time_pair
 from harness.truth import truth

@@ -1,6 +1,6 @@
 import pytest
 
-from harness.operations.base import Case
+from harness.operations.case import Case
 from tests.benchmarks.budget_cost import CASES, LIMIT, cost_of
 
 

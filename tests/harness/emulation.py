@@ -8,7 +8,8 @@ from torch import Tensor
 from harness.budget import Budget, emulated, measure_budgets, second_formulation
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.rounding import Fault, Nearest
-from harness.operations.base import Case, Inputs, Operation
+from harness.operations.base import Inputs, Operation
+from harness.operations.case import Case
 from harness.ops import OPS
 from harness.strategies import draw_cases
 from harness.truth import GRAD, Truth, truth

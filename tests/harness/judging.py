@@ -10,7 +10,8 @@ from torch import Tensor
 from harness.budget import Budget, measure_budgets
 from harness.cases import case_from_data
 from harness.judge import judge, stored_dtype
-from harness.operations.base import Case, Operation
+from harness.operations.base import Operation
+from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Judgement
 from harness.truth import Truth, truth

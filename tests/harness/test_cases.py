@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from harness.cases import case_from_data, case_from_text
 from harness.errors import UsageError
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import OPS
 from harness.strategies import cases
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.judge import judge_missing
-from harness.records import Verdict
+from harness.records import Judgement, Verdict
 from tests.harness.judging import ATTENTION, NORM, RULE, Example, example
 
 EXAMPLES = [
@@ -212,14 +212,23 @@ def test_a_gradient_of_a_hidden_key_fails_however_small(dtype: str) -> None:
     assert found.judge("grad:key", with_element(value, place, tiny)).verdict is Verdict.FAIL_NUMERIC
 
 
-def test_a_recipe_that_is_outside_of_its_own_budget_has_no_power() -> None:
+def judged_by_a_poor_recipe(tolerances: float) -> Judgement:
+    """Returns the judgement of a value so far off, where the recipe's own execution is two tolerances off."""
     found = example(NORM, "float32")
     budget = found.budgets["out"]
     off = dataclasses.replace(budget, nearest=2 * budget.tolerance[None])
-    broken = dataclasses.replace(found, budgets={"out": off})
-    item = broken.judge("out", (budget.expected + 3 * budget.tolerance).float())
+    value = (budget.expected + tolerances * budget.tolerance).float()
+    return dataclasses.replace(found, budgets={"out": off}).judge("out", value)
+
+
+def test_a_recipe_that_is_outside_of_its_own_budget_has_no_power() -> None:
+    item = judged_by_a_poor_recipe(1.5)
     assert item.verdict is Verdict.NO_POWER
     assert "round-to-nearest" in item.reason
+
+
+def test_what_is_far_beyond_a_poor_recipe_fails() -> None:
+    assert judged_by_a_poor_recipe(100.0).verdict is Verdict.FAIL_NUMERIC
 
 
 @pytest.mark.parametrize(("tolerances", "verdict"), [(0.5, "PASS"), (1.12, "AMBIGUOUS"), (1.5, "FAIL_NUMERIC")])

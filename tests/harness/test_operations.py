@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import reference
-from harness.operations.base import Case, Inputs, Operation, output_dtype, storage_dtype
+from harness.operations.base import Inputs, Operation, output_dtype, storage_dtype
+from harness.operations.case import Case
 from harness.ops import OPS
 from harness.strategies import draw_cases
 from harness.truth import GRAD, truth

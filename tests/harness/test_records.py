@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.codec import decode_number, from_json, to_json
 from harness.errors import UsageError
 from harness.records import (
     SCHEMA_VERSION,
@@ -17,9 +18,6 @@ from harness.records import (
     Relation,
     Timing,
     Verdict,
-    decode_number,
-    from_json,
-    to_json,
     worst_verdict,
 )
 

@@ -72,7 +72,7 @@ def test_an_interrupted_run_is_resumed(script: Path, tmp_path: Path) -> None:
     (out / RECORDS).write_bytes(whole[:-30])
     second = start(script, "--resume", str(out))
     _, said = second.communicate(timeout=LIMIT_S)
-    assert (second.returncode, "Traceback" in said) == (0, False)
+    assert (second.returncode, "Traceback" in said) == (0, False), said
     with pytest.warns(UserWarning, match="left out"):
         ids = [record.case_id for record in read_records(out)]
     assert len(ids) == len(set(ids)) == 20

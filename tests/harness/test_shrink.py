@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.cases import case_from_data
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import OPS
 from harness.records import Record, Verdict
 from harness.shrink import shrink, simpler

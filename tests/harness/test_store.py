@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.codec import to_json
 from harness.errors import TestbenchError, UsageError
-from harness.records import Certificate, to_json
+from harness.records import Certificate
 from harness.store import (
     RECORDS,
     RUN,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.operations.base import COTANGENTS, LAYOUTS, Case
+from harness.operations.case import COTANGENTS, LAYOUTS, Case
 from harness.ops import OPS
 from harness.strategies import DTYPES, cases, draw_cases
 from harness.suites import SUITES, suite

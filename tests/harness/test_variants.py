@@ -9,7 +9,7 @@ import pytest
 from harness.campaign import Item, lanes
 from harness.candidates import find_candidates
 from harness.execute import Worker
-from harness.operations.base import Case
+from harness.operations.case import Case
 from harness.ops import OPS
 from harness.records import Record, Verdict
 from harness.strategies import draw_cases

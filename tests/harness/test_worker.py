@@ -16,7 +16,7 @@ from harness.cases import case_from_data
 from harness.errors import TestbenchError
 from harness.execute import Answer, Worker
 from harness.layouts import lay_out
-from harness.operations.base import COTANGENTS, LAYOUTS, Case
+from harness.operations.case import COTANGENTS, LAYOUTS, Case
 from harness.ops import OPS
 from harness.records import Verdict
 from harness.strategies import draw_cases

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.records import Aggregate, Certificate, Judgement, Phases, Record, Relation, Timing, Verdict, to_json
+from harness.codec import to_json
+from harness.records import Aggregate, Certificate, Judgement, Phases, Record, Relation, Timing, Verdict
 from harness.store import write_certificates, write_run
 
 __all__ = ["HOSTILE", "certificate", "failure", "judgement", "record", "store", "unsupported"]
