@@ -8,7 +8,7 @@ import pytest
 import reports.write
 
 ROOM = Path(reports.write.__file__).parent
-ALLOWED = {"harness.records", "harness.store", "harness.errors"}
+ALLOWED = {"harness.records", "harness.codec", "harness.store", "harness.errors"}
 
 
 def imported(path: Path) -> set[str]:
