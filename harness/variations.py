@@ -28,7 +28,8 @@ def _scrambled_end(row: Operation, tensors: Mapping[str, Tensor]) -> dict[str, T
     for name, axes in row.axes.items():
         if name in changed and axes[1:2] == ("token",):
             moved = changed[name].clone()
-            moved[:, -1] = -2 * moved[:, -1] + 1
+            # A mean with the first token stays in every domain: log decays negative, betas in (0, 1).
+            moved[:, -1] = 0.5 * moved[:, -1] + 0.25 * moved[:, 0]
             changed[name] = moved
     return changed
 

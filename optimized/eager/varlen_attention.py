@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optimized.eager.arithmetic import arithmetic_dtype
+from optimized.eager.arithmetic import widened
 from optimized.eager.attention import attention
 from optimized.eager.checks import Window, check_offsets, check_shape
 
@@ -60,8 +60,12 @@ def varlen_attention(
     starts_k = check_offsets("cu_seqlens_k", cu_seqlens_k, tokens=key.shape[0])
     if len(starts_q) != len(starts_k):
         raise ValueError(f"cu_seqlens_k: got {len(starts_k)} offsets, expected {len(starts_q)} as in cu_seqlens_q")
+    dtype = query.dtype
+    # Widened once and not per sequence: the gradients of the sinks would be rounded, sequence by sequence, otherwise.
+    query, key, value = widened(query), widened(key), widened(value)
+    sinks = None if sinks is None else widened(sinks)
     outs = [query.new_zeros(0, query.shape[1], value.shape[2])]
-    lses = [query.new_zeros(query.shape[1], 0, dtype=arithmetic_dtype(query.dtype))]
+    lses = [query.new_zeros(query.shape[1], 0)]
     for index in range(len(starts_q) - 1):
         tokens_q = slice(starts_q[index], starts_q[index + 1])
         tokens_k = slice(starts_k[index], starts_k[index + 1])
@@ -70,4 +74,4 @@ def varlen_attention(
         )
         outs.append(out[0])
         lses.append(lse[0])
-    return VarlenAttentionOutput(out=torch.cat(outs), lse=torch.cat(lses, dim=-1))
+    return VarlenAttentionOutput(out=torch.cat(outs).to(dtype), lse=torch.cat(lses, dim=-1))
