@@ -41,7 +41,7 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
         tensors["query"],
         tensors["key"],
         tensors["value"],
-        tensors.get("sinks"),
+        _sinks(arithmetic, tensors),
         tensors.get("bias"),
         tensors.get("key_mask"),
         arithmetic,
@@ -49,6 +49,13 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
         tuple(options.get("window") or (None, None)),
     )
     return {"out": out, "lse": lse}
+
+
+def _sinks(arithmetic: Arithmetic, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Returns the sinks as a kernel has them, perhaps times log2(e): two roundings in the accumulator's format."""
+    if "sinks" not in tensors:
+        return None
+    return arithmetic.approximate("sinks", tensors["sinks"], 2 * unit(arithmetic.recipe.accumulator))
 
 
 @dataclass(slots=True)
@@ -232,7 +239,12 @@ def _logits(
         if finite_bias is not None:
             scores = arithmetic.round_intermediate("scores.biased", scores + finite_bias)
         return scores, gauge
-    scores = arithmetic.rounding.accumulate("scores", value, gauge, arithmetic.recipe.accumulator)
+    key = None
+    if arithmetic.tile < value.shape[-1]:
+        # Tiles of a matrix product may add in orders of their own: scores of equal keys then differ from tile to tile.
+        tiles = torch.arange(value.shape[-1], dtype=torch.float64, device=value.device) // arithmetic.tile
+        key = value * (1 + tiles * 2.0**-12)
+    scores = arithmetic.rounding.accumulate("scores", value, gauge, arithmetic.recipe.accumulator, key=key)
     return (scores if finite_bias is None else scores + finite_bias), gauge
 
 

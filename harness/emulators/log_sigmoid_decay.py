@@ -30,4 +30,5 @@ def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapp
     )
     # log(sigmoid(x)) = -log(exp(-x) + exp(0)), accurate at both ends.
     value = -torch.logaddexp(-x, torch.zeros_like(x))
-    return {"out": arithmetic.approximate("out", value / float(options["normalizer"]))}
+    factor = arithmetic.constant("normalizer", 1 / float(options["normalizer"])).squeeze(-1)
+    return {"out": arithmetic.approximate("out", value * factor)}

@@ -14,6 +14,9 @@ from harness.emulators.rounding import FORMAT_BITS, Rounding, unit
 
 __all__ = ["fused", "gradient_kept", "gradient_stored", "on_gradient", "silu", "stage", "stored_sigmoid"]
 
+_SATURATED = 2.0**-16
+"""Distance from 1 below which 24 bits of a logistic function say too little of its argument."""
+
 
 class _Named:
     """A rounding whose points stand under the name of a stage: ``norm.root`` for the ``root`` of the stage ``norm``."""
@@ -26,8 +29,10 @@ class _Named:
     def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
         return self._rounding.round(f"{self._name}.{point}", value, fmt, keeps_exact=keeps_exact)
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:
-        return self._rounding.accumulate(f"{self._name}.{point}", value, gauge, fmt)
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
+        return self._rounding.accumulate(f"{self._name}.{point}", value, gauge, fmt, key=key)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         return self._rounding.approximate(f"{self._name}.{point}", value, error)
@@ -102,7 +107,10 @@ def _logistic(arithmetic: Arithmetic, point: str, x: Tensor) -> Tensor:
         relative = (rest / size).clamp_max_(1.0).add_(rest, alpha=arithmetic.exp_error / size)
         return torch.where(value < smallest, 1 / size, relative).mul_(value)
 
-    return arithmetic.rounding.accumulate(point, value, gauge, arithmetic.recipe.accumulator)
+    # Next to 1 many arguments share the leading bits of the result and yet err differently: go by the rest there.
+    rest = torch.sigmoid(-x)
+    key = torch.where(rest < _SATURATED, -rest, value)
+    return arithmetic.rounding.accumulate(point, value, gauge, arithmetic.recipe.accumulator, key=key)
 
 
 class _Sigmoid(torch.autograd.Function):

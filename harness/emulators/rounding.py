@@ -12,6 +12,7 @@ per element would call them faulty.
 The first axis of every tensor is the sample axis.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -70,8 +71,13 @@ class Rounding(Protocol):
         """Returns the value as the format stores it; ``keeps_exact``: a number of the format stays what it is."""
         ...
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:
-        """Returns a sum as an accumulator gives it; ``gauge()`` is the root of the sum of squared partial sums."""
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
+        """Returns a sum as an accumulator gives it; ``gauge()`` is the root of the sum of squared partial sums.
+
+        Sums of equal ``key`` err alike; the key is the sum itself if None.
+        """
         ...
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
@@ -84,15 +90,17 @@ class Identity:
 
     samples = 1
 
-    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
         """Returns the value."""
         return value
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
         """Returns the value."""
         return value
 
-    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value."""
         return value
 
@@ -102,15 +110,17 @@ class Nearest:
 
     samples = 1
 
-    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
         """Returns the nearest number of the format."""
         return to_nearest(value, fmt)
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
         """Returns the sum rounded once."""
         return to_nearest(value, fmt)
 
-    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value."""
         return value
 
@@ -129,7 +139,7 @@ class Random:
         self._multipliers = (torch.randint(-(2**30), 2**30, (samples,), generator=generator) * 2 + 1).to(torch.int32)
         self._offsets = torch.randint(-(2**31), 2**31, (samples,), generator=generator).to(torch.int32)
 
-    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:  # noqa: ARG002 - Protocol
+    def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
         """Returns the value moved by up to half a unit in the last place, alike for equal values."""
         # The reference has roundings of float64 itself, so noise of one unit would not show it: use four.
         scale = 4.0 if fmt == "float64" else 1.0
@@ -140,29 +150,34 @@ class Random:
             signed_power = torch.sign(value) * signed_power.abs().clamp_min_(2.0**smallest)
         if keeps_exact and fmt != "float64":
             signed_power = torch.where(to_nearest(value, fmt) == value, 0.0, signed_power)
-        return self._noise(value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
+        return self._noise(point, value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:  # noqa: ARG002
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
         """Returns the sum moved by up to ``u`` times its gauge."""
-        size = torch.copysign(gauge(), value).mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
-        return self._noise(value).mul_(size).add_(value)
+        drawn_by = value if key is None else key
+        size = torch.copysign(gauge(), drawn_by).mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
+        return self._noise(point, drawn_by).mul_(size).add_(value)
 
-    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:  # noqa: ARG002 - Protocol
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value moved by up to its relative error."""
-        return self._noise(value).mul_(value * error).add_(value)
+        return self._noise(point, value).mul_(value * error).add_(value)
 
-    def _noise(self, value: Tensor) -> Tensor:
-        """Returns numbers in (-1, 1), a function of the magnitude of the value and of the sample alone.
+    def _noise(self, point: str, value: Tensor) -> Tensor:
+        """Returns numbers in (-1, 1), a function of the magnitude of the value, the point and the sample alone.
 
         The callers multiply it by something that has the sign of the value: rounding to nearest is odd, and scores of
         opposite keys are off by opposite amounts. Only the leading 24 bits count: equal weights that differ in the last
-        bits of float64 still round alike. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing step.
+        bits of float64 still round alike. The point counts, because two sums of equal value in different places of a
+        kernel are two sums. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing step.
         """
         shape = (self.samples, *([1] * (value.dim() - 1)))
         leading = value.to(torch.float32).view(torch.int32) << 1  # the sign goes
         leading ^= leading >> 15  # numbers of a short format have only high bits: bring some down
-        hashed = leading * self._multipliers.to(value.device).view(shape)
-        hashed += self._offsets.to(value.device).view(shape)
+        label = zlib.crc32(point.encode()) & 0x7FFFFFFE  # even, so that multipliers stay odd
+        hashed = leading * (self._multipliers ^ label).to(value.device).view(shape)
+        hashed += (self._offsets ^ label).to(value.device).view(shape)
         hashed ^= hashed >> 15
         hashed *= _MIX
         return hashed.to(torch.float64).mul_(_TO_UNIT)
@@ -185,9 +200,11 @@ class Fault:
         """Returns the healthy value, changed if the point is a faulty one."""
         return self._apply(point, self._healthy.round(point, value, fmt, keeps_exact=keeps_exact))
 
-    def accumulate(self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str) -> Tensor:
+    def accumulate(
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
+    ) -> Tensor:
         """Returns the healthy sum, changed if the point is a faulty one."""
-        return self._apply(point, self._healthy.accumulate(point, value, gauge, fmt))
+        return self._apply(point, self._healthy.accumulate(point, value, gauge, fmt, key=key))
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the healthy value, changed if the point is a faulty one."""

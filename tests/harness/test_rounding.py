@@ -127,8 +127,22 @@ def test_equal_values_round_alike_wherever_they_stand() -> None:
     rounding = Random(2, 9)
     there = rounding.round("x", value.expand(2, COUNT), "bfloat16", keeps_exact=False)
     assert torch.equal(
-        rounding.round("y", value.expand(2, COUNT)[:, order], "bfloat16", keeps_exact=False), there[:, order]
+        rounding.round("x", value.expand(2, COUNT)[:, order], "bfloat16", keeps_exact=False), there[:, order]
     )
+
+
+def test_equal_values_at_two_points_round_by_themselves() -> None:
+    value = spread().expand(2, COUNT)
+    rounding = Random(2, 9)
+    there, here = (rounding.round(point, value, "bfloat16", keeps_exact=False) for point in ("x", "y"))
+    assert not torch.equal(there, here)
+
+
+def test_sums_of_equal_key_err_alike() -> None:
+    value, key = spread(), torch.full((1, COUNT), 3.0, dtype=torch.float64)
+    moved = Random(2, 9).accumulate("x", value, lambda: torch.ones_like(value), "float32", key=key) - value
+    distance = (moved - moved[:, :1]).abs().max().item()
+    assert distance <= torch.finfo(torch.float64).eps * value.abs().max().item()
 
 
 def test_values_that_differ_in_the_last_bits_of_float64_round_alike() -> None:
