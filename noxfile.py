@@ -99,6 +99,21 @@ def tests(session: nox.Session) -> None:
     )  # fmt: skip
 
 
+@nox.session(default=False)
+def healthy(session: nox.Session) -> None:
+    """Thousands of legal executions, none of which may be called a fault: `nox -s healthy -- --runs 20000`."""
+    install(session, "dev")
+    session.run("python", "-m", "tests.variants.campaign", *(session.posargs or ["--runs", "5000"]), env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """The tests marked slow (compilers, longer campaigns) and the cost of a budget beside its reference."""
+    install(session, "report", "certify", "dev")
+    session.run("python", "-m", "pytest", "-m", "slow and not gpu", *session.posargs, env=ONE_THREAD)
+    session.run("python", "-m", "tests.benchmarks.budget_cost", env=ONE_THREAD)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and format, by ruff; `nox -s lint -- --fix` mends what can be mended."""

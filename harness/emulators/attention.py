@@ -28,6 +28,9 @@ from harness.emulators.rounding import unit
 
 __all__ = ["emulate"]
 
+_TILES = (1, 2, 4, 16)
+"""Lengths of pieces of keys whose scores err together."""
+
 
 def emulate(arithmetic: Arithmetic, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns ``{"out": (K,B,T,H,V), "lse": (K,B,H,T)}`` before the final store, differentiable.
@@ -239,13 +242,23 @@ def _logits(
         if finite_bias is not None:
             scores = arithmetic.round_intermediate("scores.biased", scores + finite_bias)
         return scores, gauge
-    key = None
-    if arithmetic.tile < value.shape[-1]:
-        # Tiles of a matrix product may add in orders of their own: scores of equal keys then differ from tile to tile.
-        tiles = torch.arange(value.shape[-1], dtype=torch.float64, device=value.device) // arithmetic.tile
-        key = value * (1 + tiles * 2.0**-12)
+    key = _by_tile(arithmetic, value) if arithmetic.weights_format == arithmetic.recipe.accumulator else None
     scores = arithmetic.rounding.accumulate("scores", value, gauge, arithmetic.recipe.accumulator, key=key)
     return (scores if finite_bias is None else scores + finite_bias), gauge
+
+
+def _by_tile(arithmetic: Arithmetic, scores: Tensor) -> Tensor:
+    """Returns what the noise of the scores is drawn by: the score, in every other sample its tile of keys as well.
+
+    Pieces of a matrix product may add in orders of their own, so that scores of equal keys differ from piece to piece:
+    by single keys at the edges, by a few or by many elsewhere. Where all pieces agree, the error of equal keys cancels
+    in the weights, so that one of the two alone would be too little. Rounded weights hide all of this.
+    """
+    keys = scores.shape[-1]
+    lengths = [_TILES[sample // 2 % len(_TILES)] if sample % 2 else keys for sample in range(arithmetic.samples)]
+    index = torch.arange(keys, dtype=torch.float64, device=scores.device)
+    tiles = torch.stack([torch.div(index, max(length, 1), rounding_mode="floor") for length in lengths])
+    return scores * (1 + tiles * 2.0**-12)[:, None, None, None]
 
 
 def _out(arithmetic: Arithmetic, weights: Tensor, row_scale: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:

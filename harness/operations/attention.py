@@ -168,7 +168,6 @@ OPERATION = Operation(
     emulate=emulator.emulate,
     outputs=OUTPUTS,
     positional=("query", "key", "value"),
-    tiles=(4, 64),
     directions=("scale",),
     axes={
         "query": HEADS, "key": HEADS, "value": HEADS, "sinks": ("head",), "bias": ("batch", "head", "token", "key"),

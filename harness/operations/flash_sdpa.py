@@ -107,7 +107,6 @@ OPERATION = Operation(
     outputs=OUTPUTS,
     positional=("query_states", "key_states", "value_states", "attention_mask"),
     is_layer=True,
-    tiles=(4, 64),
     directions=("scale",),
     axes={"query_states": HEADS, "key_states": HEADS, "value_states": HEADS, "sinks": ("head",)},
     call="flash_sdpa(query_states, key_states, value_states, attention_mask, parameters, *, is_causal, scale, "

@@ -123,7 +123,6 @@ OPERATION = Operation(
     outputs=OUTPUTS,
     positional=("hidden_states", "attention_mask", "position_embeddings"),
     is_layer=True,
-    tiles=(4, 64),
     axes={"hidden_states": AXES},
     call="grouped_query_attention(hidden_states, attention_mask, position_embeddings, parameters, *, hidden_size, "
     "num_attention_heads, num_key_value_heads, head_dim, qk_norm_eps, is_causal, rope_style, rope_dim=None, "

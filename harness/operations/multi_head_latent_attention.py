@@ -124,7 +124,6 @@ OPERATION = Operation(
     outputs=OUTPUTS,
     positional=("hidden_states", "attention_mask", "position_embeddings"),
     is_layer=True,
-    tiles=(4, 64),
     axes={"hidden_states": AXES},
     call="multi_head_latent_attention(hidden_states, attention_mask, position_embeddings, parameters, *, hidden_size, "
     "num_attention_heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank, q_lora_rank, "

@@ -106,7 +106,6 @@ OPERATION = Operation(
     emulate=emulator.emulate,
     outputs=OUTPUTS,
     positional=("query", "key", "value", "cu_seqlens_q", "cu_seqlens_k"),
-    tiles=(4, 64),
     directions=("scale",),
     axes={"query": HEADS, "key": HEADS, "value": HEADS, "sinks": ("head",)},
     call="varlen_attention(query, key, value, cu_seqlens_q, cu_seqlens_k, *, scale, window, sinks)",
