@@ -50,7 +50,11 @@ def _timed(
             "kind": "time", "case": case.to_data(), "candidates": [candidate.name, speed.baseline], "phase": phase,
             "repeats": speed.repeats, "plugin": settings.plugin,
         })  # fmt: skip
-        if answer.status != "ok" or answer.header["interpreted"]:
+        if answer.status != "ok":
+            failed = Verdict.TIMEOUT if answer.status == "timeout" else Verdict.ERROR
+            reason = f"while it was timed: {answer.header.get('sentence') or answer.status}"
+            return dataclasses.replace(record, verdict=failed, reason=reason)
+        if answer.header["interpreted"]:
             return record
         ours, theirs = answer.header["seconds"]
         ratio, low, high, verdict = compare(ours, theirs)
@@ -62,4 +66,9 @@ def _timed(
                 comparison=Comparison(baseline=speed.baseline, ratio=ratio, low=low, high=high, verdict=verdict),
             )
         )  # fmt: skip
+    fresh = case.replaced(seed=case.seed + 1)
+    again = verify(fresh, [candidate], worker, dataclasses.replace(settings, relations=False))[0]
+    if again.verdict.is_failure:
+        # A kernel that is right once and wrong after many calls has no speed either.
+        return dataclasses.replace(again, reason=f"after it was timed: {again.reason}")
     return dataclasses.replace(record, timings=timings)

@@ -14,6 +14,7 @@ from harness.cli.options import (
     new_folder,
     require_items,
     settings_of,
+    warn_broken,
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.ops import OPS, operation
@@ -43,6 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     cases = [case for row in rows for case in suite(arguments.suite, row)]
     settings = settings_of(arguments)
     found = find_candidates(arguments.plugin)
+    warn_broken(found)
     candidates = select(found, op=arguments.op, names=arguments.candidate)
     items = items_of(cases, [item for item in candidates if arguments.device in item.devices])
     require_items(items, cases)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ __all__ = [
     "positive",
     "require_items",
     "settings_of",
+    "warn_broken",
 ]
 
 
@@ -98,12 +100,19 @@ def jobs_of(arguments: argparse.Namespace) -> int:
 def chosen(arguments: argparse.Namespace, op: str | None) -> tuple[Found, list[Candidate]]:
     """Returns what is installed and the candidates that were asked for and can run on the device."""
     found = find_candidates(arguments.plugin)
+    warn_broken(found)
     asked = select(found, op=op, names=arguments.candidate)
     candidates = [item for item in asked if arguments.device in item.devices]
     if not candidates or (arguments.candidate and len(candidates) < len(asked)):
         names = ", ".join(f"{item.name} ({', '.join(item.devices)})" for item in asked if item not in candidates)
         raise UsageError(f"--device: got {arguments.device!r}, expected one that these run on: {names}")
     return found, candidates
+
+
+def warn_broken(found: Found) -> None:
+    """Says on stderr which installed plug-ins do not import."""
+    for name, trace in found.broken.items():
+        sys.stderr.write(f"attest: plug-in {name} does not import: {trace.strip().splitlines()[-1]}\n")
 
 
 def items_of(cases: Sequence[Case], candidates: Sequence[Candidate]) -> list[Item]:

@@ -1,8 +1,8 @@
 """The arithmetic of one recipe: matrix products, sums, functions and stores that round as the recipe says.
 
-An emulator is written with these operations alone. All of them are differentiable, and their backward passes round
-too: the gradient of a matrix product is two more products with rounded operands, the gradient of a broadcast is a
-rounded sum, the gradient of a stored intermediate is stored. Point names of backward passes end in ``.grad``.
+An emulator is written with these operations alone. The first group works on plain values, for the hand-written
+backward passes of fused kernels; the second is differentiable, and its backward passes round too: the gradient of a
+broadcast is a rounded sum, the gradient of a stored intermediate is stored. Names of backward points end in ``.grad``.
 
 Every tensor is float64, its first axis the sample axis of ``Rounding.samples`` executions; inputs that all samples
 share are expanded along it, and matrix products use that to compute once what is shared.
@@ -45,33 +45,6 @@ class _Point(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
         return ctx.change(grads[0]), None, None  # type: ignore[attr-defined]  # set in forward
-
-
-class _Product(torch.autograd.Function):
-    """A matrix product with rounded operands and a rounded accumulator, and its two gradients likewise."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, left: Tensor, right: Tensor, arithmetic: "Arithmetic", point: str
-    ) -> Tensor:
-        left_operand = arithmetic.round_operand(f"{point}.left", left)
-        right_operand = arithmetic.round_operand(f"{point}.right", right)
-        ctx.save_for_backward(left_operand, right_operand)
-        ctx.arithmetic, ctx.point = arithmetic, point  # type: ignore[attr-defined]  # contexts take any attribute
-        return arithmetic.round_intermediate(point, arithmetic.product(point, left_operand, right_operand))
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        left, right = ctx.saved_tensors  # type: ignore[attr-defined]  # torch's own attribute
-        arithmetic, point = ctx.arithmetic, ctx.point  # type: ignore[attr-defined]  # set in forward
-        grad = arithmetic.round_operand(f"{point}.grad", grads[0])
-        needs_left, needs_right = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]  # torch's own attribute
-        grad_left = grad_right = None
-        if needs_left:
-            grad_left = arithmetic.all_samples(arithmetic.product(f"{point}.left.grad", grad, right.transpose(-1, -2)))
-        if needs_right:
-            grad_right = arithmetic.all_samples(arithmetic.product(f"{point}.right.grad", left.transpose(-1, -2), grad))
-        return grad_left, grad_right, None, None
 
 
 class Arithmetic:
@@ -151,10 +124,6 @@ class Arithmetic:
         return self.rounding.approximate(point, number, 3 * unit(self.recipe.accumulator))
 
     # -- differentiable operations: what emulators are written with ------------------------------------------------
-
-    def matmul(self, point: str, left: Tensor, right: Tensor) -> Tensor:
-        """Returns ``left @ right`` with rounded operands and accumulator; both gradients are products likewise."""
-        return _Product.apply(left, right, self, point)  # type: ignore[no-any-return,no-untyped-call]  # autograd.Function is untyped
 
     def sum(self, point: str, value: Tensor, dim: int | Sequence[int], *, keepdim: bool = False) -> Tensor:
         """Returns the accumulated sum over ``dim``; its gradient is copied."""
