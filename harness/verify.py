@@ -26,7 +26,7 @@ from harness.truth import GRAD, Truth, truth
 from harness.wire import inputs_crc
 from optimized.candidate import Candidate, Recipe
 
-__all__ = ["MORE", "RETESTS", "Settings", "verify"]
+__all__ = ["MORE", "RETESTS", "Settings", "overall", "verify"]
 
 RETESTS = 4
 """Fresh seeds on which an AMBIGUOUS case is judged again."""
@@ -201,13 +201,13 @@ def _judged(
         if output.name not in provided and not output.optional
     ]
     unchecked = [name for name in unchecked if name not in {item.output for item in judgements}]
-    verdict, reason = _overall(judgements)
+    verdict, reason = overall(judgements)
     result = {"verdict": verdict, "reason": reason, "judgements": judgements, "unchecked": unchecked}
     reference_s, budget_s, judge_s = (after - before for before, after in itertools.pairwise(times))
     return result, dataclasses.replace(phases, reference_s=reference_s, budget_s=budget_s, judge_s=judge_s)
 
 
-def _overall(judgements: Sequence[Judgement]) -> tuple[Verdict, str]:
+def overall(judgements: Sequence[Judgement]) -> tuple[Verdict, str]:
     """Returns the verdict of all tensors together, and its reason.
 
     A gradient that this case cannot decide says so itself and takes nothing from the others; an output does.

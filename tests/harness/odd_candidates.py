@@ -78,6 +78,33 @@ def without_weight(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
     return right(x, weight.detach(), **options)
 
 
+def leaves_a_mess(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    result = right(x, weight, **options)
+    torch.set_default_dtype(torch.float64)
+    torch.use_deterministic_algorithms(True)  # noqa: FBT003 - torch's own signature
+    torch.autograd.grad_mode.set_grad_enabled(False)
+    return result
+
+
+def stops_python(*_: Tensor, **__: Any) -> Tensor:
+    raise SystemExit(5)
+
+
+CALLS = [0]
+
+
+def tires(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    CALLS[0] += 1
+    return right(x, weight, **options) * (1.0 if CALLS[0] < 5 else 2.0)
+
+
+def dies_when_timed(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    CALLS[0] += 1
+    if CALLS[0] > 2:
+        raise RuntimeError("no more")
+    return right(x, weight, **options)
+
+
 def refuses(*_: Tensor, **__: Any) -> str | None:
     return "x: got a Monday, expected another day"
 
@@ -103,4 +130,9 @@ CANDIDATES = (
     _each("without-weight", without_weight),
     _each("refuses", right, supports=refuses),
     _each("forward-only", right, differentiable=False),
+    _each("leaves-a-mess", leaves_a_mess, differentiable=False),
+    _each("stops-python", stops_python),
+    _each("tires", tires),
+    _each("dies-when-timed", dies_when_timed),
+    _each("cuda-only", right, devices=("cuda",)),
 )

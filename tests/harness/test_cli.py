@@ -189,7 +189,15 @@ def test_replay_of_a_wrong_kernel_explains_the_worst_element(
 ) -> None:  # fmt: skip
     assert main(["replay", NORM, "--plugin", plugin, "--candidate", "my-wrong"]) == 1
     printed = capsys.readouterr().out
-    words = ("my-wrong: FAIL_NUMERIC", "out[batch=0, token=", "got", "expected", "bound", "ratio", "grad:weight")
+    words = (
+        "my-wrong: FAIL_NUMERIC",
+        "worst element [batch=0, token=",
+        "got",
+        "expected",
+        "bound",
+        "ratio",
+        "grad:weight",
+    )
     assert [word for word in words if word not in printed] == []
 
 
@@ -217,3 +225,21 @@ def test_a_saved_failure_is_a_case_to_replay(
     path.write_text(json.dumps({"schema": 1, "case": json.loads(NORM), "verdict": "FAIL_NUMERIC"}), encoding="utf-8")
     assert main(["replay", str(path), "--plugin", plugin, "--candidate", "my-right"]) == 0
     assert "my-right: PASS" in capsys.readouterr().out
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "records.jsonl").write_text("{}\n", encoding="utf-8")
+    assert main([*FUZZ, "--out", str(tmp_path)]) == 2
+    assert "holds the records of another run" in capsys.readouterr().err
+
+
+def test_a_candidate_of_another_device_is_refused(odd_plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FUZZ, "--plugin", odd_plugin, "--candidate", "cuda-only"]) == 2
+    assert "cuda-only (cuda)" in capsys.readouterr().err
+
+
+def test_cases_that_no_candidate_can_take_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wide.py"
+    path.write_text(PLUGIN.replace("float32", "float64"), encoding="utf-8")
+    assert main(["check", "--suite", "smoke", "--op", "rms_norm", "--plugin", str(path)]) == 2
+    assert "no candidate stores a dtype of these cases" in capsys.readouterr().err

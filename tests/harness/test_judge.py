@@ -237,6 +237,17 @@ def test_up_to_a_quarter_beyond_is_ambiguous(tolerances: float, verdict: str) ->
     assert found.judge("grad:value", moved(found, "grad:value", tolerances)).verdict.value == verdict
 
 
+def test_where_zeros_would_pass_there_is_no_power() -> None:
+    found = example(NORM, "float16")
+    budget = found.budgets["out"]
+    tiny = dataclasses.replace(
+        budget, expected=budget.expected * 2.0**-40, tolerance=torch.full_like(budget.tolerance, 2.0**-24)
+    )
+    item = dataclasses.replace(found, budgets={"out": tiny}).judge("out", torch.zeros_like(budget.expected).half())
+    assert item.verdict is Verdict.NO_POWER
+    assert "zeros" in item.reason
+
+
 def test_a_gradient_that_never_came_fails() -> None:
     found = example(NORM, "float32")
     assert judge_missing("grad:x", found.budgets["grad:x"]).verdict is Verdict.FAIL_SHAPE

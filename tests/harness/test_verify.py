@@ -289,3 +289,39 @@ def test_a_record_says_what_it_was_made_of() -> None:
     assert record.case_id == found.case.case_id
     assert record.recipe == dataclasses.asdict(found.recipe) | {"free_orders": list(found.recipe.free_orders)}
     assert record.environment["device"] == "cpu"
+
+
+def test_a_missing_output_that_is_not_optional_fails() -> None:
+    found = example(ATTENTION, "bfloat16")
+    kept = {name: value for name, value in found.healthy().items() if name != "out"}
+    record, _ = answered(found, kept)
+    assert record.verdict is Verdict.FAIL_SHAPE
+    assert record.reason == "out: got None, expected a tensor"
+
+
+def test_inputs_that_differ_from_the_worker_s_are_a_fault_of_the_testbench() -> None:
+    found = example(NORM, "float32")
+    record, _ = answered(found, found.healthy(), inputs_crc=-1)
+    assert record.verdict is Verdict.ERROR
+    assert "testbench" in record.reason
+
+
+def test_a_candidate_that_hangs_is_not_called_for_ever() -> None:
+    found = example(NORM, "float32")
+    worker = Scripted(lambda _: Answer("timeout", {"sentence": "no answer"}))
+    records = [verify(found.case, [candidate(found)], worker, Settings())[0] for _ in range(HANGS + 2)]
+    assert {record.verdict for record in records} == {Verdict.TIMEOUT}
+    assert len(worker.asked) == HANGS
+
+
+def test_a_gradient_without_power_takes_nothing_from_a_pass() -> None:
+    found = example(NORM, "float32")
+    judgements = [
+        Judgement(output="out", verdict=Verdict.PASS),
+        Judgement(output="grad:x", verdict=Verdict.NO_POWER, reason="grad:x: zeros would pass"),
+    ]
+    assert harness.verify.overall(judgements) == (Verdict.PASS, "")
+    judgements[0] = dataclasses.replace(
+        found.judge("out", found.healthy()["out"]), verdict=Verdict.NO_POWER, reason="o"
+    )
+    assert harness.verify.overall(judgements) == (Verdict.NO_POWER, "o")

@@ -53,6 +53,18 @@ def test_a_healthy_candidate_leaves_memory_alone(ask: Callable[..., Answer]) -> 
     assert (header["changed"], header["killed_canaries"], header["missing"]) == ([], 0, [])
 
 
+def test_what_a_candidate_leaves_in_torch_does_not_meet_the_next_one(ask: Callable[..., Answer]) -> None:
+    before = ask("right").tensors
+    ask("leaves-a-mess")
+    after = ask("right").tensors
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_candidate_that_stops_python_is_an_error(ask: Callable[..., Answer]) -> None:
+    assert ask("stops-python").status == "error"
+
+
 def test_the_same_request_gives_the_same_bits(ask: Callable[..., Answer]) -> None:
     first, second = ask("right").tensors, ask("right").tensors
     assert all(torch.equal(first[name], second[name]) for name in first)

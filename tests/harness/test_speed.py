@@ -1,0 +1,53 @@
+"""A speed exists only beside a kernel that is right before, while and after it is timed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.cases import case_from_data
+from harness.execute import Worker
+from harness.records import Record, Verdict
+from harness.speed import Speed, measure_speed
+from harness.timing import BASELINE
+from harness.verify import Settings
+from tests.harness.odd_candidates import CANDIDATES
+
+CASE: dict[str, Any] = {"op": "rms_norm", "batch": 2, "tokens": 5, "channels": 24, "seed": 12}
+BY_NAME = {item.name: item for item in CANDIDATES}
+
+
+@pytest.fixture
+def timed(odd_plugin: str) -> Callable[[str], Record]:
+    """Returns a function that times one of the odd candidates in a worker of its own."""
+
+    def measure(name: str) -> Record:
+        settings = Settings(plugin=odd_plugin)
+        with Worker(limit_s=60.0) as worker:
+            case = case_from_data(CASE)
+            return measure_speed(case, [BY_NAME[name]], worker, settings, Speed(repeats=5))[0]
+
+    return measure
+
+
+def test_a_right_kernel_has_a_time_for_both_phases(timed: Callable[[str], Record]) -> None:
+    record = timed("right")
+    assert [timing.phase for timing in record.timings] == ["forward", "forward+backward"]
+    assert all(timing.comparison and timing.comparison.baseline == BASELINE for timing in record.timings)
+
+
+def test_a_wrong_kernel_has_no_time(timed: Callable[[str], Record]) -> None:
+    record = timed("one-percent-more")
+    assert (record.verdict, list(record.timings)) == (Verdict.FAIL_NUMERIC, [])
+
+
+def test_a_kernel_that_dies_while_it_is_timed_has_no_time(timed: Callable[[str], Record]) -> None:
+    record = timed("dies-when-timed")
+    assert (record.verdict, list(record.timings)) == (Verdict.ERROR, [])
+    assert record.reason.startswith("while it was timed")
+
+
+def test_a_kernel_that_goes_wrong_after_some_calls_has_no_time(timed: Callable[[str], Record]) -> None:
+    record = timed("tires")
+    assert (record.verdict, list(record.timings)) == (Verdict.FAIL_NUMERIC, [])
+    assert record.reason.startswith("after it was timed")
