@@ -72,6 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
             total = sum(len(item.candidates) for item in items)
             records = collect(pool.speed(items, speed), store, total=total, label=f"bench {row.name}")
         except KeyboardInterrupt:
+            pool.kill()
             interrupted(folder, "the same command")
             return 130
     _print(records, console)

@@ -57,6 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
             records = collect(pool.verify(items), store, total=total, label=f"check {arguments.suite}")
             report_failures(records, pool, store, console, plugin=arguments.plugin)
         except KeyboardInterrupt:
+            pool.kill()
             interrupted(folder, f"attest report {folder} (what there is), or the same command for all of it")
             return 130
     print_summary(records, console)
