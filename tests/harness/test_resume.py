@@ -16,6 +16,7 @@ LIMIT_S = 50.0
 
 # A profile of a few cases under the real command, so that a test can wait for all of it.
 TINY = """
+import signal
 import harness.cli.run as run
 import harness.profiles as profiles
 from harness.cli.main import main
@@ -27,6 +28,8 @@ run.find_candidates = lambda: Found({item.name: item for item in CANDIDATES if i
 run.write_report = lambda folder: folder
 
 if __name__ == "__main__":
+    # Shells let jobs in the background ignore Ctrl-C, and children inherit that; the test must not depend on it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(main())
 """
 
