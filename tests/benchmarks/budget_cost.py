@@ -52,12 +52,13 @@ class Cost:
     high: float
 
 
-def cost_of(case: Case, *, repeats: int) -> Cost:
-    """Returns what a budget of ``SAMPLES`` executions costs at a case.
+def cost_of(case: Case, *, repeats: int, samples: int = SAMPLES) -> Cost:
+    """Returns what a budget of so many executions costs at a case.
 
     Args:
         case: the case.
         repeats: paired rounds.
+        samples: random executions.
     """
     row = operation(case.op)
     # The derivatives along directions serve the judge; the plain reference is one forward and one backward pass.
@@ -68,7 +69,7 @@ def cost_of(case: Case, *, repeats: int) -> Cost:
     expected = truth(plain, inputs, names, with_gradients=True)
     seconds = time_pair(
         [
-            lambda: measure_budgets(row, case, inputs, recipe, expected, samples=SAMPLES),
+            lambda: measure_budgets(row, case, inputs, recipe, expected, samples=samples),
             lambda: truth(plain, inputs, names, with_gradients=True),
         ],
         repeats=repeats,
@@ -85,13 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=15, help="paired rounds (default 15)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    sys.stdout.write(f"{'case':30} {'budget ms':>10} {'reference ms':>13} {'ratio':>6}  interval (limit {LIMIT:g})\n")
+    sys.stdout.write(
+        f"{'case':30} {'samples':>7} {'budget ms':>10} {'reference ms':>13} {'ratio':>6}  interval (limit {LIMIT:g})\n"
+    )
     worst = 0.0
     for name, case in CASES.items():
-        cost = cost_of(case, repeats=options.repeats)
-        worst = max(worst, cost.ratio)
-        figures = f"{cost.budget_ms:10.1f} {cost.reference_ms:13.1f} {cost.ratio:6.1f}"
-        sys.stdout.write(f"{name:30} {figures}  {cost.low:.1f} to {cost.high:.1f}\n")
+        # The limit is for eight samples; what the operation really takes stands beside it.
+        for samples in dict.fromkeys((SAMPLES, operation(case.op).samples)):
+            cost = cost_of(case, repeats=options.repeats, samples=samples)
+            worst = max(worst, cost.ratio) if samples == SAMPLES else worst
+            figures = f"{samples:7} {cost.budget_ms:10.1f} {cost.reference_ms:13.1f} {cost.ratio:6.1f}"
+            sys.stdout.write(f"{name:30} {figures}  {cost.low:.1f} to {cost.high:.1f}\n")
     return int(worst > LIMIT)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from optimized.torch_sdpa import SdpaOutput, flash_attention, math_attention, supports_flash
 from tests.optimized.formulas import attention_by_loops, half_ulp
-from tests.reference.agree import assert_agree, assert_refused
+from tests.reference.agree import assert_agree, assert_gradcheck, assert_refused
 
 WINDOWS = [(None, None), (None, 0), (2, 0), (1, 1), (0, None)]
 BACKENDS = pytest.mark.parametrize("attend", [flash_attention, math_attention])
@@ -94,11 +94,7 @@ def test_the_bias_has_a_gradient_in_the_math_backend() -> None:
     query, key, value = inputs(2, 3)
     bias = drawn(2, 4, 2, 3, seed=3).requires_grad_()
     weight = drawn(2, 2, 4, 8, seed=4)
-    step = torch.finfo(torch.float64).eps ** (1 / 3)
-    assert torch.autograd.gradcheck(
-        lambda added: (math_attention(query, key, value, scale=0.3, bias=added).out * weight).sum(),
-        (bias,), eps=step, atol=64 * step**2, rtol=0.0,
-    )  # fmt: skip
+    assert_gradcheck(lambda added: math_attention(query, key, value, scale=0.3, bias=added).out * weight, [bias])
 
 
 @BACKENDS
