@@ -4,7 +4,7 @@ Per query ``t`` of head ``h``, over the keys ``s`` that it sees, with ``a_ts = s
 
     lse_t = log(exp(sink_h) + sum_s exp(a_ts))        out_t = sum_s exp(a_ts - lse_t) v_s
 
-Source: FlashAttention-2 (Dao 2023) for the order of computation; see ``attention_forward`` and ``attention_backward``
+Source: FlashAttention-2 (Dao 2023) for the order of computation; see ``kernels/attention``
 for the kernels and their roundings. Letters: B batch, T query tokens, S key tokens, H query heads, G key/value heads,
 D query/key head width, V value head width.
 """
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from optimized.attention_backward import SavedAttention, key_value_gradients, query_gradient, row_terms
-from optimized.attention_forward import attention_forward
-from optimized.precision import STORAGE_DTYPES, kernels_are_interpreted
+from optimized.kernels.attention.backward import SavedAttention, key_value_gradients, query_gradient, row_terms
+from optimized.kernels.attention.forward import attention_forward
+from optimized.kernels.precision import STORAGE_DTYPES
+from optimized.kernels.target import refuse_device
 
 __all__ = ["AttentionOutput", "attention", "supports"]
 
@@ -98,12 +99,8 @@ def supports(
         (bool(unsupported), f"dtype: got {unsupported[:1]}, expected float32, bfloat16 or float16"),
         (len(set(dtypes[:3])) > 1, f"dtype: got {dtypes[:3]}, expected one for query, key and value"),
         (len(devices) > 1, f"device: got {', '.join(devices)}, expected the same device for all tensors"),
-        (
-            query.device.type != "cuda" and not kernels_are_interpreted(),
-            f"device: got {query.device.type}, expected cuda: compiled Triton kernels need a GPU",
-        ),
     )
-    return next((sentence for applies, sentence in reasons if applies), None)
+    return next((sentence for applies, sentence in reasons if applies), refuse_device(query.device))
 
 
 def _check(

@@ -1,7 +1,7 @@
 """Chunked gated delta rule in Triton: two kernels forward, three backward.
 
-The mathematics is in ``chunked_delta_rule.py``, the kernels and their roundings in ``gated_delta_rule_forward.py`` and
-``gated_delta_rule_backward.py``. Between the passes only the chunk inverses, the masked query-key products and the
+The mathematics is in ``chunked_delta_rule.py``, kernels and roundings in ``kernels/delta_rule/forward.py`` and
+``kernels/delta_rule/backward.py``. Between the passes only the chunk inverses, the masked query-key products and the
 summed decays are kept, ``C`` values per token and head each; the backward pass computes the states anew.
 
 Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``D`` query/key width, ``V`` value width,
@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 
 from optimized.delta_rule_call import DeltaRuleOutput, check_delta_rule_call
-from optimized.gated_delta_rule_autograd import launch_gated_delta_rule
-from optimized.gated_delta_rule_tiling import CHUNK_SIZES, MAX_WIDTH, default_chunk_size
-from optimized.precision import STORAGE_DTYPES, kernels_are_interpreted
+from optimized.kernels.delta_rule.autograd import launch_gated_delta_rule
+from optimized.kernels.delta_rule.tiling import CHUNK_SIZES, MAX_WIDTH, default_chunk_size
+from optimized.kernels.precision import STORAGE_DTYPES
+from optimized.kernels.target import refuse_device
 
 __all__ = ["GatedDeltaRule", "gated_delta_rule", "make_gated_delta_rule", "supports"]
 
@@ -61,9 +62,7 @@ def supports(
     for name, letter, width in (("query", "D", query.shape[-1]), ("value", "V", value.shape[-1])):
         if width > MAX_WIDTH:
             return f"{name}: got {letter} = {width}, expected at most {MAX_WIDTH}"
-    if query.device.type != "cuda" and not kernels_are_interpreted():
-        return f"query: got device {query.device}, expected a CUDA device, or Triton's interpreter"
-    return None
+    return refuse_device(query.device)
 
 
 def make_gated_delta_rule(*, chunk_size: int | None = None) -> GatedDeltaRule:

@@ -17,16 +17,16 @@ import torch
 import triton
 from torch.autograd.function import once_differentiable
 
-from optimized.precision import (
+from optimized.kernels.precision import (
     STORAGE_DTYPES,
     allocate_output,
     finish_output,
     kernel_input,
-    kernels_are_interpreted,
     non_stop_arithmetic,
 )
-from optimized.rms_norm_kernels import backward_kernel, forward_kernel
-from optimized.tiling import architecture, padded_width, rms_norm_tiles
+from optimized.kernels.rms_norm import backward_kernel, forward_kernel
+from optimized.kernels.target import architecture, refuse_device
+from optimized.kernels.tiling import padded_width, rms_norm_tiles
 
 __all__ = ["rms_norm", "supports"]
 
@@ -74,9 +74,7 @@ def supports(
         return f"x: got {x.shape[-1]} channels, expected 1 to {_MAX_WIDTH}"
     if x.device != weight.device:
         return f"device: got {x.device} and {weight.device}, expected the same device for all tensors"
-    if x.device.type != "cuda" and not kernels_are_interpreted():
-        return f"device: got {x.device.type}, expected cuda: compiled Triton kernels need a GPU"
-    return None
+    return refuse_device(x.device)
 
 
 class _RmsNorm(torch.autograd.Function):

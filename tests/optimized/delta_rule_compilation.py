@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from optimized.gated_delta_rule_autograd import launch_gated_delta_rule
+from optimized.kernels.delta_rule.autograd import launch_gated_delta_rule
 
 __all__ = ["compile_kernels"]
 

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from optimized.precision import (
+from optimized.kernels.precision import (
     allocate_output,
     finish_output,
     kernel_input,

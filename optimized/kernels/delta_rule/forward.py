@@ -18,7 +18,7 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 import triton
 import triton.language as tl
 
-from optimized.precision import to_operand, to_stored
+from optimized.kernels.precision import to_operand, to_stored
 
 __all__ = ["carry_state_kernel", "chunk_decay", "load_tile", "prepare_kernel"]
 

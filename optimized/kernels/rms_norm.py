@@ -6,7 +6,7 @@ A tensor comes as ``(a, b, c, C)`` with four strides, so that heads cut out of a
 import triton
 import triton.language as tl
 
-from optimized.precision import to_stored
+from optimized.kernels.precision import to_stored
 
 __all__ = ["backward_kernel", "forward_kernel"]
 

@@ -9,8 +9,8 @@ tensors are; letters as there.
 import triton
 import triton.language as tl
 
-from optimized.attention_window import hide_outside, load_rows, partner_tiles
-from optimized.precision import to_operand, to_stored
+from optimized.kernels.attention.window import hide_outside, load_rows, partner_tiles
+from optimized.kernels.precision import to_operand, to_stored
 
 __all__ = ["key_value_gradient_kernel"]
 

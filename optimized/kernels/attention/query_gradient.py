@@ -7,8 +7,8 @@ says what its tensors are; letters as there.
 import triton
 import triton.language as tl
 
-from optimized.attention_window import hide_outside, load_rows, partner_tiles
-from optimized.precision import to_operand, to_stored
+from optimized.kernels.attention.window import hide_outside, load_rows, partner_tiles
+from optimized.kernels.precision import to_operand, to_stored
 
 __all__ = ["query_gradient_kernel"]
 

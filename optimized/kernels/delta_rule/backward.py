@@ -5,7 +5,7 @@ With ``dO`` the cotangent of the output and ``dS'`` that of the state after a ch
     dd = M^T dO + exp(g_C - g) K dS',        dr = (I + A)^-T dd,        dv = beta dr,
     dS = exp(g_C) dS' + scale (exp(g) Q)^T dO - K^T (beta exp(g) dr).
 
-The other gradients follow chunk by chunk in ``gated_delta_rule_gradient.py``. Roundings to the storage format: operands
+The other gradients follow chunk by chunk in ``gradient.py``. Roundings to the storage format: operands
 of matrix products and the stored gradients; ``dS'`` stays float32, also where it is stored. The transposes of ``M`` and
 of the inverse are loads, never the transpose of a product: Triton 3.4 to 3.7.0 permutes rows of those on Hopper (fla
 issue 640).
@@ -17,8 +17,8 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 import triton
 import triton.language as tl
 
-from optimized.gated_delta_rule_forward import load_tile
-from optimized.precision import to_operand, to_stored
+from optimized.kernels.delta_rule.forward import load_tile
+from optimized.kernels.precision import to_operand, to_stored
 
 __all__ = ["carry_cotangent_kernel"]
 

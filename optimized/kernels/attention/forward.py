@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from optimized.attention_window import effective_window, hide_outside, load_rows, partner_tiles
-from optimized.precision import (
+from optimized.kernels.attention.window import effective_window, hide_outside, load_rows, partner_tiles
+from optimized.kernels.precision import (
     allocate_output,
     finish_output,
     kernel_input,
@@ -24,7 +24,8 @@ from optimized.precision import (
     to_stored,
     triton_dtype,
 )
-from optimized.tiling import architecture, attention_forward_tiles, padded_width
+from optimized.kernels.target import architecture
+from optimized.kernels.tiling import attention_forward_tiles, padded_width
 
 __all__ = ["attention_forward"]
 

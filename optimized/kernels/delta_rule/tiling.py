@@ -9,8 +9,8 @@ from typing import Final
 
 import torch
 
-from optimized.precision import kernels_are_interpreted
-from optimized.tiling import padded_width
+from optimized.kernels.precision import kernels_are_interpreted
+from optimized.kernels.tiling import padded_width
 
 __all__ = ["CHUNK_SIZES", "MAX_WIDTH", "DeltaRuleTiling", "choose_tiling", "default_chunk_size"]
 

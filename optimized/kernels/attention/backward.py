@@ -20,10 +20,10 @@ import torch
 import triton
 import triton.language as tl
 
-from optimized.attention_key_gradient import key_value_gradient_kernel
-from optimized.attention_query_gradient import query_gradient_kernel
-from optimized.attention_window import effective_window, load_rows
-from optimized.precision import (
+from optimized.kernels.attention.key_gradient import key_value_gradient_kernel
+from optimized.kernels.attention.query_gradient import query_gradient_kernel
+from optimized.kernels.attention.window import effective_window, load_rows
+from optimized.kernels.precision import (
     allocate_output,
     finish_output,
     kernel_input,
@@ -31,9 +31,9 @@ from optimized.precision import (
     non_stop_arithmetic,
     triton_dtype,
 )
-from optimized.tiling import (
+from optimized.kernels.target import architecture
+from optimized.kernels.tiling import (
     AttentionTiles,
-    architecture,
     attention_key_value_gradient_tiles,
     attention_query_gradient_tiles,
     padded_width,

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from optimized.delta_rule_call import L2_NORM_EPS, DeltaRuleOutput
-from optimized.gated_delta_rule_launch import (
+from optimized.kernels.delta_rule.launch import (
     Chunks,
     Settings,
     as_inputs,
@@ -19,8 +19,8 @@ from optimized.gated_delta_rule_launch import (
     gradients,
     prepare,
 )
-from optimized.gated_delta_rule_tiling import choose_tiling
-from optimized.precision import finish_output, kernel_input, non_stop_arithmetic
+from optimized.kernels.delta_rule.tiling import choose_tiling
+from optimized.kernels.precision import finish_output, kernel_input, non_stop_arithmetic
 
 __all__ = ["launch_gated_delta_rule"]
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from optimized.gated_delta_rule_backward import carry_cotangent_kernel
-from optimized.gated_delta_rule_forward import carry_state_kernel, prepare_kernel
-from optimized.gated_delta_rule_gradient import gradient_kernel
-from optimized.gated_delta_rule_tiling import DeltaRuleTiling
-from optimized.precision import (
+from optimized.kernels.delta_rule.backward import carry_cotangent_kernel
+from optimized.kernels.delta_rule.forward import carry_state_kernel, prepare_kernel
+from optimized.kernels.delta_rule.gradient import gradient_kernel
+from optimized.kernels.delta_rule.tiling import DeltaRuleTiling
+from optimized.kernels.precision import (
     allocate_output,
     kernel_input,
     kernels_are_interpreted,

@@ -1,7 +1,7 @@
 """Backward kernel for the gradients of queries, keys, log decays and beta of the gated delta rule, chunk by chunk.
 
 It reads the states ``S`` before and the cotangents ``dS'`` after every chunk, the written rows ``d``, and ``dr`` (see
-``gated_delta_rule_backward.py``). The cotangents of ``A`` and ``M`` are ``-dr d^T`` and ``dO d^T``. The gradient of a
+``backward.py``). The cotangents of ``A`` and ``M`` are ``-dr d^T`` and ``dO d^T``. The gradient of a
 log decay at token ``t`` is the sum over everything that passes through it: pairs ``j < t <= i``, what flows from ``S``
 to tokens ``i >= t``, what flows from tokens ``j < t`` to ``dS'``, and ``exp(g_C) <S, dS'>``. Each is summed as such;
 differences of sums over the whole chunk would lose a small one behind a large one. The gradients of queries and keys
@@ -16,8 +16,8 @@ Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``
 import triton
 import triton.language as tl
 
-from optimized.gated_delta_rule_forward import chunk_decay, inverse_norm, load_tile
-from optimized.precision import to_operand, to_stored
+from optimized.kernels.delta_rule.forward import chunk_decay, inverse_norm, load_tile
+from optimized.kernels.precision import to_operand, to_stored
 
 __all__ = ["gradient_kernel"]
 

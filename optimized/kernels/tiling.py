@@ -7,17 +7,14 @@ interpreter gets small tiles of unequal sides, so that a few dozen tokens alread
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
-from optimized.precision import kernels_are_interpreted
+from optimized.kernels.target import INTERPRETER
 
 __all__ = [
-    "INTERPRETER",
     "AttentionTiles",
     "NormTiles",
-    "architecture",
     "attention_forward_tiles",
     "attention_key_value_gradient_tiles",
     "attention_query_gradient_tiles",
@@ -25,10 +22,7 @@ __all__ = [
     "rms_norm_tiles",
 ]
 
-INTERPRETER: Final = "interpreter"
-"""Architecture name of Triton's interpreter; a GPU's is ``sm_90`` and the like."""
-
-_HOPPER: Final = "sm_90"
+_HOPPER = "sm_90"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +55,6 @@ class NormTiles:
     block_rows: int
     num_warps: int
     num_programs: int
-
-
-def architecture(device: torch.device) -> str:
-    """Returns ``"interpreter"`` or the name of the GPU's architecture, for instance ``"sm_90"``."""
-    if kernels_are_interpreted():
-        return INTERPRETER
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
 
 
 def padded_width(width: int) -> int:

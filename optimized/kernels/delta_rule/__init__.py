@@ -1,0 +1,1 @@
+"""Kernels of the gated delta rule in chunks, forward and backward."""
