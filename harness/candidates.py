@@ -1,5 +1,6 @@
 """Finds candidates: every entry point of the group ``attest.candidates``, ours included, and plug-in files."""
 
+import fnmatch
 import importlib.util
 import sys
 import traceback
@@ -84,23 +85,34 @@ def load_plugin(plugin: str) -> Sequence[Candidate]:
 def select(found: Found, *, op: str | None, names: Sequence[str] | None) -> list[Candidate]:
     """Returns the candidates of an operation, or the named ones among them.
 
+    Args:
+        found: what is installed.
+        op: the operation; None means all.
+        names: names or patterns of the shell, ``"triton-*"``; None means all.
+
     Raises:
-        UsageError: a name is unknown or belongs to another operation, or nothing is left.
+        UsageError: a name or a pattern stands for nothing, or for another operation, or nothing is left.
     """
     chosen = [item for item in found.candidates.values() if op is None or item.op == op]
-    for name in names or ():
-        if name not in found.candidates:
-            known = sorted(item.name for item in chosen) or sorted(found.candidates)
-            raise UsageError(f"--candidate: got {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
-        if op is not None and found.candidates[name].op != op:
-            raise UsageError(f"--candidate: {name!r} computes {found.candidates[name].op}, expected one for {op}")
     if names:
-        chosen = [found.candidates[name] for name in names]
+        matching = dict.fromkeys(name for pattern in names for name in _matching(pattern, found, chosen, op))
+        chosen = [found.candidates[name] for name in matching]
     if not chosen:
         offered = sorted({item.op for item in found.candidates.values()})
         hint = nearest(str(op), offered)
         raise UsageError(f"no candidate for operation {op!r}: there are candidates for {', '.join(offered)}{hint}")
     return chosen
+
+
+def _matching(pattern: str, found: Found, chosen: Sequence[Candidate], op: str | None) -> list[str]:
+    """Returns the names among ``chosen`` that a pattern stands for, at least one."""
+    names = fnmatch.filter([item.name for item in chosen], pattern)
+    if names:
+        return names
+    if op is not None and pattern in found.candidates:
+        raise UsageError(f"--candidate: {pattern!r} computes {found.candidates[pattern].op}, expected one for {op}")
+    known = sorted(item.name for item in chosen) or sorted(found.candidates)
+    raise UsageError(f"--candidate: got {pattern!r}, expected one of {', '.join(known)}{nearest(pattern, known)}")
 
 
 def _import_file(path: Path) -> ModuleType:

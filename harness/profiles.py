@@ -78,7 +78,7 @@ PROFILES: Mapping[str, Profile] = {
         repeats=11,
     ),
     "full": Profile(
-        cases={"attention": 600, "gated_delta_rule": 400}, default_cases=300, default_largest=160, timed=_TIMED_SMALL
+        default_cases=600, largest={"gated_delta_rule": 160, "attention": 160}, default_largest=100, timed=_TIMED_SMALL
     ),
     "gpu": Profile(
         device="cuda", cases={"attention": 600, "gated_delta_rule": 400}, default_cases=200, default_largest=512,

@@ -28,6 +28,7 @@ __all__ = [
     "jobs_of",
     "minutes",
     "new_folder",
+    "on_device",
     "positive",
     "require_items",
     "settings_of",
@@ -68,7 +69,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_candidates(parser: argparse.ArgumentParser) -> None:
     """Adds ``--candidate`` and ``--plugin``."""
-    parser.add_argument("--candidate", action="append", metavar="NAME", help="only this candidate; may be repeated")
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        metavar="NAME",
+        help="only this candidate, or those of a pattern such as 'triton-*'; may be repeated",
+    )
     parser.add_argument("--plugin", metavar="FILE.py[:NAME]", help="candidates of a file instead of the installed ones")
 
 
@@ -102,11 +108,21 @@ def chosen(arguments: argparse.Namespace, op: str | None) -> tuple[Found, list[C
     found = find_candidates(arguments.plugin)
     warn_broken(found)
     asked = select(found, op=op, names=arguments.candidate)
-    candidates = [item for item in asked if arguments.device in item.devices]
-    if not candidates or (arguments.candidate and len(candidates) < len(asked)):
-        names = ", ".join(f"{item.name} ({', '.join(item.devices)})" for item in asked if item not in candidates)
-        raise UsageError(f"--device: got {arguments.device!r}, expected one that these run on: {names}")
-    return found, candidates
+    return found, on_device(asked, arguments.device, names=arguments.candidate)
+
+
+def on_device(asked: Sequence[Candidate], device: str, *, names: Sequence[str] | None) -> list[Candidate]:
+    """Returns the candidates that run on the device.
+
+    Raises:
+        UsageError: there is none, or one that was asked for by its own name does not.
+    """
+    candidates = [item for item in asked if device in item.devices]
+    others = [item for item in asked if device not in item.devices]
+    if not candidates or any(item.name in (names or ()) for item in others):
+        told = ", ".join(f"{item.name} ({', '.join(item.devices)})" for item in others)
+        raise UsageError(f"--device: got {device!r}, expected one that these run on: {told}")
+    return candidates
 
 
 def warn_broken(found: Found) -> None:

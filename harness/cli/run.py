@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from harness.campaign import Item, Lanes, lanes
-from harness.candidates import Found, find_candidates
+from harness.candidates import Found, find_candidates, select
 from harness.cases import case_from_data
 from harness.certify.certify import certify
 from harness.cli.failures import report_failures
-from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, settings_of
+from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, on_device, settings_of
 from harness.cli.progress import collect, error_console, exit_code, interrupted, output_console
 from harness.environment import snapshot
 from harness.errors import UsageError
@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("--profile", default="quick", help="quick, full or gpu (default quick)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    parser.add_argument(
+        "--candidate", action="append", metavar="NAME",
+        help="only this candidate, or those of a pattern such as 'triton-*'; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     add_device(parser)
     parser.set_defaults(device=None)  # the profile's
@@ -54,7 +58,8 @@ def execute(arguments: argparse.Namespace) -> int:
     arguments.device = str(asked["device"])
     settings = settings_of(arguments)
     found = find_candidates()
-    candidates = [item for item in found.candidates.values() if settings.device in item.devices]
+    names = asked.get("candidates")
+    candidates = on_device(select(found, op=None, names=names), settings.device, names=names)
     items = _plan(chosen, candidates, int(asked["seed"]))
     done = list(read_records(folder)) if arguments.resume else []
     known = {(record.case_id, record.candidate) for record in done}
@@ -85,7 +90,10 @@ def _asked(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Returns the folder and what the run was asked for, now or before its interruption."""
     if arguments.resume is None:
         device = arguments.device or profile(arguments.profile).device
-        asked = {"command": NAME, "profile": arguments.profile, "seed": arguments.seed, "device": device}
+        asked = {
+            "command": NAME, "profile": arguments.profile, "seed": arguments.seed, "device": device,
+            "candidates": arguments.candidate,
+        }  # fmt: skip
         return new_folder(arguments.out), asked
     asked = read_run(arguments.resume)
     if asked.get("command") != NAME:

@@ -145,7 +145,14 @@ FOUND = Found(candidates={"a": candidate("a", "rope"), "b": candidate("b", "rope
 
 @pytest.mark.parametrize(
     ("op", "wanted", "found"),
-    [("rope", None, ["a", "b"]), (None, None, ["a", "b", "c"]), ("rope", ["b"], ["b"]), (None, ["c", "a"], ["c", "a"])],
+    [
+        ("rope", None, ["a", "b"]),
+        (None, None, ["a", "b", "c"]),
+        ("rope", ["b"], ["b"]),
+        (None, ["c", "a"], ["c", "a"]),
+        (None, ["[ab]", "b"], ["a", "b"]),
+        ("rope", ["*"], ["a", "b"]),
+    ],
 )
 def test_candidates_are_chosen_by_operation_and_name(
     op: str | None, wanted: list[str] | None, found: list[str]
@@ -157,6 +164,7 @@ def test_candidates_are_chosen_by_operation_and_name(
     ("op", "wanted", "words"),
     [
         ("rope", ["z"], "got 'z', expected one of a, b"),
+        ("rope", ["z*"], "got 'z*', expected one of a, b"),
         ("rope", ["c"], "'c' computes silu_mul, expected one for rope"),
         ("attention", None, "no candidate for operation 'attention'"),
     ],
