@@ -5,28 +5,19 @@ With the cotangent ``g``, ``x^ = x r`` and ``h = g w``::
 
     dx = r (h - x^ mean(h x^))        dweight = sum over rows of g x^
 
-Each pass reads ``x`` once and computes ``r`` again instead of storing it. Everything is float32 inside; the output and
-the gradients are rounded when they are stored. A program of the backward pass adds up the weight gradient of its own
-rows, in float32, and torch adds up the programs in a fixed order: gradients repeat bit by bit.
-Letters: C channels, the last axis.
+Each pass reads ``x`` once (twice if a row is wider than 8192) and computes ``r`` again instead of storing it.
+Everything is float32 inside; the output and the gradients are rounded when they are stored. A program of the backward
+pass adds up the weight gradient of its own rows, in float32, and torch adds up the programs in a fixed order: gradients
+repeat bit by bit. Letters: C channels, the last axis.
 """
 
 from typing import Any
 
 import torch
-import triton
 from torch.autograd.function import once_differentiable
 
-from optimized.kernels.precision import (
-    STORAGE_DTYPES,
-    allocate_output,
-    finish_output,
-    kernel_input,
-    non_stop_arithmetic,
-)
-from optimized.kernels.rms_norm import backward_kernel, forward_kernel
-from optimized.kernels.target import architecture, refuse_device
-from optimized.kernels.tiling import padded_width, rms_norm_tiles
+from optimized.kernels.rms_norm_launch import launch_backward, launch_forward
+from optimized.kernels.support import refuse_tensors
 
 __all__ = ["rms_norm", "supports"]
 
@@ -67,14 +58,9 @@ def supports(
     zero_centered: bool = False,  # noqa: ARG001  # the call's own arguments
 ) -> str | None:
     """Returns None if ``rms_norm`` computes this call, else a sentence that says why not; arguments as there."""
-    unsupported = [tensor.dtype for tensor in (x, weight) if tensor.dtype not in STORAGE_DTYPES]
-    if unsupported:
-        return f"dtype: got {unsupported[0]}, expected float32, bfloat16 or float16"
     if not 0 < x.shape[-1] <= _MAX_WIDTH:
         return f"x: got {x.shape[-1]} channels, expected 1 to {_MAX_WIDTH}"
-    if x.device != weight.device:
-        return f"device: got {x.device} and {weight.device}, expected the same device for all tensors"
-    return refuse_device(x.device)
+    return refuse_tensors(x, weight)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -101,99 +87,7 @@ class _RmsNorm(torch.autograd.Function):
         out_gradient: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight = launch_backward(
+        gradients = launch_backward(
             x, weight, out_gradient, eps=ctx.eps, zero_centered=ctx.zero_centered, of_weight=ctx.needs_input_grad[1]
         )
-        return of_x, of_weight, None, None
-
-
-def launch_forward(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered: bool) -> torch.Tensor:
-    """Returns the output of checked arguments."""
-    C = x.shape[-1]
-    out = allocate_output(x.shape, dtype=x.dtype, device=x.device)
-    tiles = rms_norm_tiles(width=C, arch=architecture(x.device))
-    num_rows = x.numel() // C
-    rows = _as_rows(kernel_input(x))
-    if num_rows:
-        with non_stop_arithmetic():
-            forward_kernel[(triton.cdiv(num_rows, tiles.block_rows),)](
-                rows,
-                kernel_input(weight).contiguous(),
-                out,
-                rows.stride(),
-                num_rows,
-                rows.shape[1],
-                rows.shape[2],
-                eps,
-                WIDTH=C,
-                IS_ZERO_CENTERED=zero_centered,
-                BLOCK_R=tiles.block_rows,
-                BLOCK_C=padded_width(C),
-                num_warps=tiles.num_warps,
-                enable_fp_fusion=True,
-            )
-    return finish_output(out, dtype=x.dtype)
-
-
-def launch_backward(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out_gradient: torch.Tensor,
-    *,
-    eps: float,
-    zero_centered: bool,
-    of_weight: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Returns the gradients of x and, if wanted, of the weight."""
-    C = x.shape[-1]
-    gradient = allocate_output(x.shape, dtype=x.dtype, device=x.device)
-    tiles = rms_norm_tiles(width=C, arch=architecture(x.device))
-    num_rows = x.numel() // C
-    num_blocks = triton.cdiv(num_rows, tiles.block_rows)
-    num_programs = min(num_blocks, tiles.num_programs)
-    partials = torch.empty((num_programs, C), dtype=torch.float32, device=x.device) if of_weight else None
-    rows, cotangents = _as_rows(kernel_input(x)), _as_rows(kernel_input(out_gradient))
-    if num_rows:
-        with non_stop_arithmetic():
-            backward_kernel[(num_programs,)](
-                rows,
-                kernel_input(weight).contiguous(),
-                cotangents,
-                gradient,
-                partials,
-                rows.stride(),
-                cotangents.stride(),
-                num_rows,
-                rows.shape[1:3],
-                cotangents.shape[1:3],
-                triton.cdiv(num_blocks, num_programs),
-                eps,
-                WIDTH=C,
-                IS_ZERO_CENTERED=zero_centered,
-                HAS_WEIGHT_GRADIENT=of_weight,
-                BLOCK_R=tiles.block_rows,
-                BLOCK_C=padded_width(C),
-                num_warps=tiles.num_warps,
-                enable_fp_fusion=True,
-            )
-    weight_gradient = None if partials is None else partials.sum(0).to(weight.dtype)
-    return finish_output(gradient, dtype=x.dtype), weight_gradient
-
-
-def _as_rows(x: torch.Tensor) -> torch.Tensor:
-    """Returns ``x`` as ``(a, b, c, C)``: a view wherever its leading axes merge into three, else a copy."""
-    sizes: list[int] = []
-    strides: list[int] = []
-    for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True):
-        if size == 1:
-            continue
-        if strides and strides[-1] == size * stride:
-            sizes[-1] *= size
-            strides[-1] = stride
-        else:
-            sizes.append(size)
-            strides.append(stride)
-    if len(sizes) > 3 or x.numel() == 0:
-        return x.reshape(1, 1, -1, x.shape[-1])
-    padding = 3 - len(sizes)
-    return x.as_strided((*[1] * padding, *sizes, x.shape[-1]), (*[0] * padding, *strides, x.stride(-1)))
+        return gradients.x, gradients.weight, None, None

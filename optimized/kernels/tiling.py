@@ -1,9 +1,7 @@
-"""Launch settings of the attention and RMSNorm kernels: plain functions of shape, format and architecture.
+"""Launch settings of the row kernels: plain functions of shape, format and architecture.
 
-No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The Hopper figures for 16-bit
-formats are the largest tiles found without register spills up to head width 128, within 227 KB of shared memory
-(``tests/optimized/test_compiled_kernels.py``); other architectures get smaller tiles that were not examined. The
-interpreter gets small tiles of unequal sides, so that a few dozen tokens already cross tile edges in both directions.
+No autotuning: the same call always runs the same program, in the interpreter as on a GPU. The interpreter gets small
+tiles of unequal sides, so that a few dozen tokens already cross tile edges in both directions.
 """
 
 from dataclasses import dataclass
@@ -13,48 +11,69 @@ import torch
 from optimized.kernels.target import INTERPRETER
 
 __all__ = [
-    "AttentionTiles",
-    "NormTiles",
-    "attention_forward_tiles",
-    "attention_key_value_gradient_tiles",
-    "attention_query_gradient_tiles",
+    "RopeTiles",
+    "RowTiles",
+    "ShortConvTiles",
+    "elementwise_tiles",
+    "l2_norm_tiles",
     "padded_width",
     "rms_norm_tiles",
+    "rope_tiles",
+    "short_conv_tiles",
 ]
 
-_HOPPER = "sm_90"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionTiles:
-    """Settings of an attention kernel.
+class ShortConvTiles:
+    """Settings of the short convolution's kernels.
 
     Attributes:
-        block_m: query tokens in a tile.
-        block_n: key tokens in a tile.
-        num_warps: warps of a program; wgmma needs 4 or a multiple.
-        num_stages: depth of the load pipeline.
+        segment: tokens that a thread walks along.
+        block_rows: segments in a program.
+        block_channels: channels in a program.
+        num_warps: warps of a program.
     """
 
-    block_m: int
-    block_n: int
+    segment: int
+    block_rows: int
+    block_channels: int
     num_warps: int
-    num_stages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NormTiles:
-    """Settings of a norm kernel.
+class RowTiles:
+    """Settings of a kernel that goes over rows and columns.
 
     Attributes:
-        block_rows: rows that a program holds at once.
+        block_rows: rows of a tile.
+        block_columns: columns of a tile, a power of two.
         num_warps: warps of a program.
-        num_programs: largest number of programs of the backward pass, and so of partial weight gradients.
+        num_programs: largest number of programs of a pass that leaves one partial sum a program.
+        num_stages: depth of the load pipeline of such a pass.
     """
 
     block_rows: int
+    block_columns: int
     num_warps: int
     num_programs: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeTiles:
+    """Settings of a rotation.
+
+    Attributes:
+        block_tokens: tokens of a tile.
+        block_pairs: pairs of channels of a tile, a power of two.
+        heads_per_program: heads that one program turns by the angles that it loaded.
+        num_warps: warps of a program.
+    """
+
+    block_tokens: int
+    block_pairs: int
+    heads_per_program: int
+    num_warps: int
 
 
 def padded_width(width: int) -> int:
@@ -62,67 +81,65 @@ def padded_width(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def attention_forward_tiles(*, head_width: int, value_width: int, dtype: torch.dtype, arch: str) -> AttentionTiles:
-    """Returns the settings of the forward kernel."""
+def rms_norm_tiles(*, width: int, is_gated: bool, dtype: torch.dtype, arch: str) -> RowTiles:
+    """Returns the settings of the RMSNorm kernels: 8 to 16 values a thread.
+
+    A row wider than 8192, or 4096 with a gate, does not fit into the registers and is read twice. The backward pass has
+    up to two further blocks of rows on their way, in at most 200 KB of shared memory.
+    """
     if arch == INTERPRETER:
-        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
-    width = max(padded_width(head_width), padded_width(value_width))
-    if dtype == torch.float32:
-        return _full_precision_tiles(width, widest_large_tile=128)
-    if arch != _HOPPER:
-        return AttentionTiles(block_m=64, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=2)
-    if width <= 64:
-        return AttentionTiles(block_m=128, block_n=128, num_warps=8, num_stages=3)
-    if width <= 128:
-        return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=3)
-    return AttentionTiles(block_m=128, block_n=32, num_warps=8, num_stages=2)
+        return RowTiles(block_rows=16, block_columns=min(64, padded_width(width)), num_warps=4, num_programs=3)
+    if width > (4096 if is_gated else 8192):
+        return RowTiles(block_rows=4, block_columns=1024, num_warps=8, num_programs=4 * 132)
+    columns = padded_width(width)
+    block_rows = max(1, min(64, (1024 if is_gated else 2048) // columns))
+    stage_bytes = block_rows * columns * dtype.itemsize * (3 if is_gated else 2)
+    return RowTiles(
+        block_rows=block_rows,
+        block_columns=columns,
+        num_warps=min(16, max(4, columns // 512)),
+        num_programs=(8 if columns <= 1024 else 4) * 132,
+        num_stages=3 if stage_bytes <= 48 * 1024 else 2,
+    )
 
 
-def attention_key_value_gradient_tiles(
-    *, head_width: int, value_width: int, dtype: torch.dtype, arch: str
-) -> AttentionTiles:
-    """Returns the settings of the kernel for the gradients of key and value."""
+def short_conv_tiles(*, taps: int, is_backward: bool, dtype: torch.dtype, arch: str) -> ShortConvTiles:
+    """Returns the settings of the short convolution: a segment a warp, 4 or 8 bytes of adjacent channels a thread.
+
+    The backward pass and more taps leave registers for two channels only, and more taps for half of the steps.
+    """
     if arch == INTERPRETER:
-        return AttentionTiles(block_m=32, block_n=64, num_warps=4, num_stages=1)
-    width = max(padded_width(head_width), padded_width(value_width))
-    if dtype == torch.float32:
-        return _full_precision_tiles(width, widest_large_tile=64)
-    if arch != _HOPPER:
-        return AttentionTiles(block_m=32, block_n=64 if width <= 128 else 32, num_warps=4, num_stages=1)
-    if width <= 64:
-        return AttentionTiles(block_m=64, block_n=128, num_warps=8, num_stages=2)
-    if width <= 128:
-        return AttentionTiles(block_m=32, block_n=64, num_warps=8, num_stages=2)
-    return AttentionTiles(block_m=16, block_n=64, num_warps=8, num_stages=2)
+        return ShortConvTiles(segment=8, block_rows=4, block_channels=32, num_warps=4)
+    channels = 64 if is_backward or taps > 4 else 256 // dtype.itemsize
+    return ShortConvTiles(segment=16 if taps <= 4 else 8, block_rows=8, block_channels=channels, num_warps=8)
 
 
-def attention_query_gradient_tiles(
-    *, head_width: int, value_width: int, dtype: torch.dtype, arch: str
-) -> AttentionTiles:
-    """Returns the settings of the kernel for the gradient of query."""
+def l2_norm_tiles(*, width: int, arch: str) -> RowTiles:
+    """Returns the settings of the L2 norm's kernels; a row wider than a tile is read twice, then from cache."""
     if arch == INTERPRETER:
-        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
-    width = max(padded_width(head_width), padded_width(value_width))
-    if dtype == torch.float32:
-        return _full_precision_tiles(width, widest_large_tile=64)
-    if arch != _HOPPER:
-        return AttentionTiles(block_m=64, block_n=32, num_warps=4, num_stages=1)
-    if width <= 128:
-        return AttentionTiles(block_m=128, block_n=64, num_warps=8, num_stages=2)
-    return AttentionTiles(block_m=64, block_n=16, num_warps=8, num_stages=2)
+        columns = min(64 if width <= 1024 else 4096, padded_width(width))
+        return RowTiles(block_rows=8, block_columns=columns, num_warps=4, num_programs=3)
+    columns = min(8192, padded_width(width))
+    return RowTiles(
+        block_rows=max(1, min(64, 4096 // columns)),
+        block_columns=columns,
+        num_warps=min(16, max(4, columns // 512)),
+        num_programs=4 * 132,
+    )
 
 
-def rms_norm_tiles(*, width: int, arch: str) -> NormTiles:
-    """Returns the settings of the RMSNorm kernels: about 4096 values a program, 16 values a thread."""
+def elementwise_tiles(*, width: int, arch: str) -> RowTiles:
+    """Returns the settings of a kernel that computes every element by itself: 16 values a thread."""
+    values = 512 if arch == INTERPRETER else 2048
+    columns = min(values, padded_width(width))
+    programs = 3 if arch == INTERPRETER else 4 * 132
+    return RowTiles(block_rows=values // columns, block_columns=columns, num_warps=4, num_programs=programs)
+
+
+def rope_tiles(*, rotated: int, passed: int, arch: str) -> RopeTiles:
+    """Returns the settings for heads of ``rotated`` channels and ``passed`` ones that are only copied."""
+    pairs = max(rotated, passed, 2) // 2
     if arch == INTERPRETER:
-        return NormTiles(block_rows=4, num_warps=4, num_programs=3)
-    block_rows = max(1, min(64, 4096 // padded_width(width)))
-    num_warps = min(16, max(4, padded_width(width) // 512))
-    return NormTiles(block_rows=block_rows, num_warps=num_warps, num_programs=4 * 132)
-
-
-def _full_precision_tiles(width: int, *, widest_large_tile: int) -> AttentionTiles:
-    """Returns tiles for float32, whose exact products run on the ordinary units and hold operands in registers."""
-    if width <= widest_large_tile:
-        return AttentionTiles(block_m=32, block_n=32, num_warps=8, num_stages=1)
-    return AttentionTiles(block_m=16, block_n=16, num_warps=4, num_stages=1)
+        return RopeTiles(block_tokens=16, block_pairs=min(32, padded_width(pairs)), heads_per_program=3, num_warps=4)
+    block_pairs = min(128, padded_width(pairs))
+    return RopeTiles(block_tokens=1024 // block_pairs, block_pairs=block_pairs, heads_per_program=8, num_warps=4)

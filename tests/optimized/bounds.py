@@ -17,7 +17,11 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBounds:
-    """Largest legal absolute error of every result of attention, one tensor per result, of the result's shape."""
+    """Largest legal absolute error of every result of attention, one tensor per result, of the result's shape.
+
+    ``logits`` is that of the gradient of every logit, ``(B, H, T, S)``, before it is rounded as an operand, together
+    with its part of a sum over ``num_summed`` of them.
+    """
 
     out: torch.Tensor
     lse: torch.Tensor
@@ -25,6 +29,7 @@ class AttentionBounds:
     key: torch.Tensor
     value: torch.Tensor
     sinks: torch.Tensor
+    logits: torch.Tensor
 
 
 def attention_bounds(
@@ -38,19 +43,23 @@ def attention_bounds(
     *,
     scale: float,
     dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
+    num_summed: int = 1,
 ) -> AttentionBounds:
     """Returns first-order bounds of attention whose heads are all expanded, ``query (B, H, T, D)``, in float64.
 
-    A logit is a sum of D products in float32 and is multiplied by ``scale``: it is off by at most
-    ``(D + 8) u32 |scale| sum_d |q_d k_d|``; the logsumexp adds S + 8 roundings relative to its own size and 1. The
-    weights ``p`` (B, H, T, S) inherit this as a relative error, and are rounded to the storage format once, as dS is.
-    Every sum of n terms adds ``n u32`` times the sum of their magnitudes, every stored result ``u`` times itself. The
-    factor 2 stands for the terms of second order and for results stored below the smallest normal number.
+    A logit is a sum of D products in float32, is multiplied by ``scale`` and may get a bias: it is off by at most
+    ``(D + 8) u32 (|scale| sum_d |q_d k_d| + |bias|)``; the logsumexp adds S + 8 roundings relative to its own size and
+    1. The weights ``p`` (B, H, T, S) inherit this as a relative error, and are rounded to the storage format once, as
+    dS is. Every sum of n terms adds ``n u32`` times the sum of their magnitudes, every stored result ``u`` times
+    itself. The factor 2 stands for the terms of second order and for results stored below the smallest normal number.
     """
     u32, u = unit_roundoff(torch.float32), unit_roundoff(dtype)
     S, D, T, V = key.shape[2], query.shape[3], query.shape[2], value.shape[3]
     tiny = torch.finfo(dtype).tiny
     logits = query.abs() @ key.abs().mT * abs(scale)
+    if bias is not None:
+        logits = logits + bias.abs()
     # The weights carry the error of their own logit and that of the logsumexp, which is at most the largest of a row.
     visible_logits = torch.where(weights > 0, logits, 0.0)
     largest = visible_logits.amax(-1, keepdim=True) if S else visible_logits.new_zeros((*weights.shape[:3], 1))
@@ -65,14 +74,22 @@ def attention_bounds(
     delta_error = (out_gradient.abs() * out).sum(-1, keepdim=True) + (V + 4) * u32 * delta
     logit_gradient = weights * ((relative + (V + 4) * u32 + 2 * u) * (product + delta) + delta_error)
     accumulated = weights * (product + delta)
+    unrounded = weights * ((relative + (V + 4) * u32) * (product + delta) + delta_error)
+    logits_gradient = unrounded + num_summed * u32 * accumulated
     query_gradient = abs(scale) * (logit_gradient + (S + 2 * D) * u32 * accumulated) @ key.abs()
     key_gradient = abs(scale) * (logit_gradient + (T + 2 * D) * u32 * accumulated).mT @ query.abs()
     sink_rows = sink_weights * (
         (relative.squeeze(-1) + T * u32 + 4 * u32) * delta.squeeze(-1) + delta_error.squeeze(-1)
     )
-    magnitudes = (out, lse, query_gradient, key_gradient, value_gradient, sink_rows.sum((0, 2)))
-    out, lse, query_gradient, key_gradient, value_gradient, sinks = (2 * bound + tiny for bound in magnitudes)
-    return AttentionBounds(out=out, lse=lse, query=query_gradient, key=key_gradient, value=value_gradient, sinks=sinks)
+    return AttentionBounds(
+        out=2 * out + tiny,
+        lse=2 * lse + tiny,
+        query=2 * query_gradient + tiny,
+        key=2 * key_gradient + tiny,
+        value=2 * value_gradient + tiny,
+        sinks=2 * sink_rows.sum((0, 2)) + tiny,
+        logits=2 * logits_gradient,
+    )
 
 
 def rms_norm_bounds(

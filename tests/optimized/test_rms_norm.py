@@ -5,6 +5,7 @@ import torch
 
 from optimized.rms_norm import rms_norm, supports
 from tests.optimized.bounds import rms_norm_bounds
+from tests.optimized.refusals import assert_refused
 
 EPS = 1e-5
 
@@ -52,11 +53,12 @@ def test_results_and_gradients_lie_within_the_roundings_of_the_recipe(
     assert max(ratios.values()) <= 1, ratios
 
 
+@pytest.mark.parametrize("channels", [40, 150])
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_zero_centered_weight_is_added_to_one_before_any_rounding(weight_dtype: torch.dtype) -> None:
+def test_a_zero_centered_weight_is_added_to_one_before_any_rounding(weight_dtype: torch.dtype, channels: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(9, 40, generator=generator).bfloat16()
-    weight = (0.01 * torch.randn(40, generator=generator)).to(weight_dtype)
+    x = torch.randn(9, channels, generator=generator).bfloat16()
+    weight = (0.01 * torch.randn(channels, generator=generator)).to(weight_dtype)
     ratios = _worst_ratios(x, weight, eps=EPS, zero_centered=True)
     assert max(ratios.values()) <= 1, ratios
 
@@ -96,29 +98,44 @@ def test_strides_change_no_bit() -> None:
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_the_weight_needs_no_gradient() -> None:
-    x = torch.randn(3, 8, requires_grad=True)
-    out = rms_norm(x, torch.ones(8), eps=EPS)
-    (gradient,) = torch.autograd.grad(out, x, torch.ones(3, 8))
-    assert gradient.shape == x.shape
+@pytest.mark.parametrize("channels", [24, 150])
+def test_the_weight_needs_no_gradient(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, cotangent = torch.randn(2, 9, channels, generator=generator)
+    weight = torch.randn(channels, generator=generator)
+    x.requires_grad_()
+    (alone,) = torch.autograd.grad(rms_norm(x, weight, eps=EPS), x, cotangent)
+    (beside, _) = torch.autograd.grad(rms_norm(x, weight.requires_grad_(), eps=EPS), [x, weight], cotangent)
+    assert torch.equal(alone, beside)
+
+
+@pytest.mark.parametrize("channels", [24, 150])
+def test_the_weight_s_gradient_repeats_bit_by_bit(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, cotangent = torch.randn(2, 40, channels, generator=generator)
+    weight = torch.randn(channels, generator=generator).requires_grad_()
+    first, second = (torch.autograd.grad(rms_norm(x, weight, eps=EPS), weight, cotangent)[0] for _ in range(2))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "words"),
+    ("x", "weight", "sentence"),
     [
-        (torch.zeros(3, 8).double(), torch.zeros(8), "dtype: got torch.float64"),
-        (torch.zeros(1, 32769), torch.zeros(32769), "x: got 32769 channels"),
-        (torch.zeros(3, 8), torch.zeros(8, device="meta"), "device: got cpu and meta"),
+        (
+            torch.zeros(3, 8).double(), torch.zeros(8),
+            "dtype: got torch.float64, expected float32, bfloat16 or float16",
+        ),
+        (torch.zeros(1, 32769), torch.zeros(32769), "x: got 32769 channels, expected 1 to 32768"),
+        (torch.zeros(3, 0), torch.zeros(0), "x: got 0 channels, expected 1 to 32768"),
+        (
+            torch.zeros(3, 8), torch.zeros(8, device="meta"),
+            "device: got cpu and meta, expected the same device for all tensors",
+        ),
     ],
-)
-def test_what_cannot_be_computed_is_refused_with_the_sentence_of_supports(
-    x: torch.Tensor, weight: torch.Tensor, words: str
-) -> None:
-    sentence = supports(x, weight, eps=EPS)
-    assert sentence is not None
-    with pytest.raises(ValueError, match=words) as refusal:
-        rms_norm(x, weight, eps=EPS)
-    assert str(refusal.value) == sentence
+    ids=["dtype", "wide", "empty", "device"],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused(x: torch.Tensor, weight: torch.Tensor, sentence: str) -> None:
+    assert_refused(rms_norm, supports, x, weight, eps=EPS, sentence=sentence)
 
 
 @pytest.mark.parametrize(
