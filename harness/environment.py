@@ -57,13 +57,20 @@ def _git(*arguments: str) -> str | None:
 
 
 def _ptxas() -> str | None:
-    """Returns the release of the ptxas that Triton compiles with, which decides about some miscompiled kernels."""
+    """Returns the releases of the assemblers that Triton brings, which decide about some miscompiled kernels.
+
+    It takes one or the other by the architecture: since 3.6, ``ptxas-blackwell`` from sm_90 on.
+    """
     try:
         import triton
     except ImportError:
         return None
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    lines = _lines([str(path), "--version"]) if path.is_file() else []
+    tools = sorted((Path(triton.__file__).parent / "backends" / "nvidia" / "bin").glob("ptxas*"))
+    return "; ".join(f"{tool.name} {release}" for tool in tools if (release := _release(tool))) or None
+
+
+def _release(tool: Path) -> str | None:
+    lines = _lines([str(tool), "--version"])
     return next((line.split("release ")[1] for line in lines if "release " in line), None)
 
 

@@ -49,15 +49,27 @@ class Worker:
         device: ``cpu`` or ``cuda``.
         threads: threads of the worker's torch.
         limit_s: seconds that one request may take.
+        module: the program that the worker runs.
+        environment: environment variables of the worker beyond those of this process.
 
     Attributes:
         hung: by candidate, how often in a row it gave no answer in time.
     """
 
-    def __init__(self, *, device: str = "cpu", threads: int = 1, limit_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        limit_s: float = 120.0,
+        module: str = "harness.worker",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._device = device
         self._threads = threads
         self._limit_s = limit_s
+        self._module = module
+        self._own_environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self.hung: Counter[str] = Counter()
@@ -121,7 +133,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker", str(theirs.fileno()), self._device, str(self._threads)],
+                [sys.executable, "-m", self._module, str(theirs.fileno()), self._device, str(self._threads)],
                 pass_fds=(theirs.fileno(),),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -151,6 +163,7 @@ class Worker:
             "TRITON_INTERPRET": "0" if self._device == "cuda" else "1",
             "OMP_NUM_THREADS": str(self._threads),
             "MKL_NUM_THREADS": str(self._threads),
+            **self._own_environment,
         }
 
     def _last_words(self) -> str:

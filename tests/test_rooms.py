@@ -46,7 +46,7 @@ class Rule:
 RULES = (
     Rule(modules=("reference",), ours=("reference",), others=("torch",)),
     Rule(modules=("optimized.candidate",), ours=(), others=()),
-    Rule(modules=("optimized",), ours=("optimized",), others=("torch", "triton", "flash_attn", "numpy")),
+    Rule(modules=("optimized",), ours=("optimized",), others=("torch", "triton", "flash_attn", "numpy", "pydantic")),
     Rule(modules=LEAVES, ours=LEAVES, others=()),
     Rule(modules=ROOF, ours=("harness", "optimized.candidate", "reports", "reference"), others=None),
     Rule(
