@@ -8,6 +8,7 @@ from harness.operations import (
     flash_sdpa,
     gated_delta_net,
     gated_delta_rule,
+    gated_rms_norm,
     grouped_query_attention,
     l2_norm,
     log_sigmoid_decay,
@@ -29,6 +30,7 @@ OPS: Mapping[str, Operation] = {
     row.name: row
     for row in (
         rms_norm.OPERATION,
+        gated_rms_norm.OPERATION,
         l2_norm.OPERATION,
         rope.OPERATION,
         rope_tables.OPERATION,

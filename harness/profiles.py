@@ -36,6 +36,7 @@ class Profile:
 
 _TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
     "rms_norm": {"batch": 2, "tokens": 256, "channels": 512},
+    "gated_rms_norm": {"batch": 2, "tokens": 256, "heads": 4, "channels": 128},
     "l2_norm": {"batch": 2, "tokens": 256, "heads": 4, "width": 128},
     "rope": {"batch": 2, "tokens": 256, "heads": 4, "width": 64},
     "rope_tables": {"batch": 2, "tokens": 256, "rope_dim": 64},

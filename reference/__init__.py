@@ -4,6 +4,7 @@ from reference.attention import AttentionOutput, attention
 from reference.flash_sdpa import flash_sdpa
 from reference.gated_delta_net import gated_delta_net
 from reference.gated_delta_rule import GatedDeltaRuleOutput, gated_delta_rule
+from reference.gated_rms_norm import gated_rms_norm
 from reference.grouped_query_attention import grouped_query_attention
 from reference.l2_norm import l2_norm
 from reference.log_sigmoid_decay import log_sigmoid_decay
@@ -28,6 +29,7 @@ __all__ = [
     "flash_sdpa",
     "gated_delta_net",
     "gated_delta_rule",
+    "gated_rms_norm",
     "grouped_query_attention",
     "l2_norm",
     "log_sigmoid_decay",

@@ -43,6 +43,25 @@ def _rms_norm(series: int) -> list[Case]:
     ]
 
 
+def _gated_rms_norm(series: int) -> list[Case]:
+    draw = Draw(series, 9)
+    rows = {f"{regime}, normal gate": (x, draw.normal(*x.shape)) for regime, x in _rows(draw).items()}
+    far = np.tile(_far(draw), 2).reshape(1, 7, 4)
+    pairs = {**rows, "normal, far gate": (draw.normal(*far.shape), far)}
+    return [
+        Case(
+            op="gated_rms_norm",
+            regime=f"{regime}, zero_centered={zero_centered}",
+            inputs={"x": x, "gate": gate, "weight": draw.normal(4)},
+            arguments=("x", "gate", "weight"),
+            options={"eps": 1e-6, "zero_centered": zero_centered},
+            seed=(series, 10),
+        )
+        for regime, (x, gate) in pairs.items()
+        for zero_centered in (False, True)
+    ]
+
+
 def _l2_norm(series: int) -> list[Case]:
     return [
         Case(op="l2_norm", regime=regime, inputs={"x": x}, arguments=("x",), options=options, seed=(series, 2))
@@ -178,6 +197,7 @@ def _log_sigmoid_decay(series: int) -> list[Case]:
 
 CASES: dict[str, Callable[[int], list[Case]]] = {
     "rms_norm": _rms_norm,
+    "gated_rms_norm": _gated_rms_norm,
     "l2_norm": _l2_norm,
     "rope": _rope,
     "rope_tables": _rope_tables,

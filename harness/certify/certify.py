@@ -41,6 +41,7 @@ __all__ = ["BITS", "LIMIT", "OPERATIONS", "certify", "certify_cases", "print_cer
 
 OPERATIONS: tuple[str, ...] = (
     "rms_norm",
+    "gated_rms_norm",
     "l2_norm",
     "rope",
     "rope_tables",

@@ -13,6 +13,7 @@ import numpy as np
 from harness.certify.balls import Array, Ball, constant, exp, filled, normaliser, silu, softplus, sqrt
 
 __all__ = [
+    "gated_rms_norm",
     "l2_norm",
     "linear",
     "log_sigmoid_decay",
@@ -36,6 +37,11 @@ def rms_norm(x: Array, weight: Array, *, eps: float, zero_centered: bool = False
     root: Array = normaliser(sqrt(mean_square + eps))
     factor: Array = weight + 1 if zero_centered else weight
     return x / root * factor
+
+
+def gated_rms_norm(x: Array, gate: Array, weight: Array, *, eps: float, zero_centered: bool = False) -> Array:
+    """Returns ``silu(gate) * x / sqrt(mean(x^2) + eps) * weight``, or ``* (1 + weight)``."""
+    return silu(gate) * rms_norm(x, weight, eps=eps, zero_centered=zero_centered)
 
 
 def l2_norm(x: Array, *, eps: float = 1e-6) -> Array:

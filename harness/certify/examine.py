@@ -16,6 +16,7 @@ __all__ = ["ENCLOSURES", "Enclosed", "distances", "enclose", "evaluate"]
 
 ENCLOSURES: Mapping[str, Callable[..., Any]] = {
     "rms_norm": elementwise.rms_norm,
+    "gated_rms_norm": elementwise.gated_rms_norm,
     "l2_norm": elementwise.l2_norm,
     "rope": elementwise.rope,
     "rope_tables": elementwise.rope_tables,

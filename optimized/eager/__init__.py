@@ -1,4 +1,4 @@
-"""The operations and layers in plain torch, one file each, differentiable by autograd, on any device and dtype.
+"""The operations in plain torch, one file each, differentiable by autograd, on any device and dtype.
 
 A function named like its operation computes as a good fused kernel does: 16-bit inputs are widened to float32, nothing
 is rounded on the way, and the results are rounded once. A function named ``..._stored`` is the textbook formula as it

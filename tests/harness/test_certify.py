@@ -89,6 +89,12 @@ def eps_outside_the_root(x: torch.Tensor, weight: torch.Tensor, *, eps: float, z
     return x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps) * (weight + zero_centered)
 
 
+def gate_before_the_norm(
+    x: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered: bool
+) -> torch.Tensor:
+    return reference.rms_norm(reference.silu_mul(gate, x), weight, eps=eps, zero_centered=zero_centered)
+
+
 def angle_rounded_to_float64(positions: torch.Tensor, *, rope_dim: int, base: float, style: Any, scaling: Any) -> Any:
     exact = reference.rope_tables(positions, rope_dim=rope_dim, base=base, style=style, scaling=scaling)
     if scaling is not None or style != "half":
@@ -162,6 +168,7 @@ def other_style(style: str) -> str:
 FAULTS: dict[str, tuple[str, Function]] = {
     "eps outside the root": ("rms_norm", eps_outside_the_root),
     "weight not zero-centred": ("rms_norm", changed("rms_norm", zero_centered=lambda _: False)),
+    "gate before the norm": ("gated_rms_norm", gate_before_the_norm),
     "another eps": ("l2_norm", changed("l2_norm", eps=lambda eps: eps * 1.01)),
     "pairs of the other style": ("rope", changed("rope", style=other_style)),
     "angle rounded to float64": ("rope_tables", angle_rounded_to_float64),

@@ -13,7 +13,8 @@ from tests.harness.emulation import EXACT, plain_candidates, worst_of_candidate,
 from tests.reference.agree import assert_agree
 
 SIMPLE = (
-    "rms_norm", "l2_norm", "rope", "rope_tables", "short_conv", "silu_mul", "mamba_decay", "log_sigmoid_decay",
+    "rms_norm", "gated_rms_norm", "l2_norm", "rope", "rope_tables", "short_conv", "silu_mul", "mamba_decay",
+    "log_sigmoid_decay",
 )  # fmt: skip
 FUSED = Recipe(storage="bfloat16", operand="float32", accumulator="float32")
 SINGLE = Recipe(storage="float32", operand="float32", accumulator="float32")
@@ -34,6 +35,9 @@ def test_a_healthy_kernel_is_within_its_budget(candidate: Candidate) -> None:
     [
         pytest.param("rms_norm", FUSED, "root", lambda x: x.bfloat16().double(), id="root-in-bfloat16"),
         pytest.param("rms_norm", FUSED, "weight.grad", lambda x: x * (1 - 2**-6), id="rows-lost-from-a-sum"),
+        pytest.param("gated_rms_norm", FUSED, "root", lambda x: x.bfloat16().double(), id="gated-root-in-bfloat16"),
+        pytest.param("gated_rms_norm", FUSED, "norm", lambda x: x.bfloat16().double(), id="norm-stored-in-bfloat16"),
+        pytest.param("gated_rms_norm", FUSED, "silu.slope", torch.sigmoid, id="gate-slope-of-another-function"),
         pytest.param("l2_norm", SINGLE, "shifted", lambda x: x - 2**-30, id="another-eps"),
         pytest.param("rope", FUSED, "x.grad", lambda x: x.flip(-1), id="pairs-swapped"),
         pytest.param("rope_tables", SINGLE, "angle", lambda x: x + 2**-18, id="angle-in-float32"),

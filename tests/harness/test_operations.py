@@ -12,7 +12,8 @@ from harness.strategies import draw_cases
 from harness.truth import GRAD, truth
 
 NAMES = (
-    "rms_norm", "l2_norm", "rope", "rope_tables", "short_conv", "silu_mul", "mamba_decay", "log_sigmoid_decay",
+    "rms_norm", "gated_rms_norm", "l2_norm", "rope", "rope_tables", "short_conv", "silu_mul", "mamba_decay",
+    "log_sigmoid_decay",
     "attention", "varlen_attention", "gated_delta_rule", "low_rank_projection", "flash_sdpa",
     "grouped_query_attention", "multi_head_latent_attention", "gated_delta_net",
 )  # fmt: skip

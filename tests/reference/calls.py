@@ -113,6 +113,12 @@ CALLS: dict[str, Call] = {
     "rms_norm": _one(
         lambda x, w: reference.rms_norm(x, w, eps=1e-5, zero_centered=True), normal(3, 4, seed=0), normal(4, seed=1)
     ),
+    "gated_rms_norm": _one(
+        lambda x, z, w: reference.gated_rms_norm(x, z, w, eps=1e-5),
+        normal(3, 4, seed=0),
+        normal(3, 4, seed=1),
+        normal(4, seed=2),
+    ),
     "l2_norm": _one(reference.l2_norm, normal(3, 4, seed=0)),
     "rope": _one(_rope, normal(2, 3, 2, 4, seed=0), _cos, _sin),
     "short_conv": _one(reference.short_conv, normal(2, 4, 3, seed=0), normal(3, 3, seed=1)),

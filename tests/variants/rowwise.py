@@ -16,6 +16,7 @@ __all__ = [
     "decay_by_logaddexp",
     "in_lanes",
     "log_sigmoid_by_logaddexp",
+    "make_gated_rms_norm",
     "make_l2_norm",
     "make_rms_norm",
     "pairwise",
@@ -71,6 +72,18 @@ def make_rms_norm(summed: Sum, *, divides: bool = False) -> Callable[..., Tensor
         return result.to(x.dtype)
 
     return rms_norm
+
+
+def make_gated_rms_norm(
+    norm: Callable[..., Tensor], gated: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[..., Tensor]:
+    """Returns ``gated_rms_norm`` made of a norm and a gate of this file, with nothing rounded between them."""
+
+    def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, *, eps: float, zero_centered: bool = False) -> Tensor:
+        rows = norm(x.float(), weight, eps=eps, zero_centered=zero_centered)
+        return gated(gate.float(), rows).to(x.dtype)
+
+    return gated_rms_norm
 
 
 def make_l2_norm(summed: Sum) -> Callable[..., Tensor]:

@@ -13,6 +13,9 @@ from torch import Tensor
 __all__ = [
     "decay_after_write",
     "eps_outside_root",
+    "gate_before_norm",
+    "gate_by_sigmoid",
+    "gated_eps_outside_root",
     "heads_tiled",
     "lse_base_two",
     "lse_gradient_dropped",
@@ -179,6 +182,39 @@ def eps_outside_root(base: Call) -> Call:  # noqa: ARG001 - one signature
         # The smallest normal number keeps the gradient of a zero row finite.
         root = (wide.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).tiny).sqrt()
         return (wide / (root + eps) * gain).to(x.dtype)
+
+    return call
+
+
+def gated_eps_outside_root(base: Call) -> Call:
+    """Returns ``gated_rms_norm`` that adds eps to the root."""
+    norm = eps_outside_root(base)
+
+    def call(x: Tensor, gate: Tensor, weight: Tensor, **kwargs: Any) -> Tensor:
+        rows: Tensor = norm(x.float(), weight, **kwargs)
+        return (torch.nn.functional.silu(gate.float()) * rows).to(x.dtype)
+
+    return call
+
+
+def gate_by_sigmoid(base: Call) -> Call:
+    """Returns ``gated_rms_norm`` with the gate of an attention layer, ``sigmoid(gate)``."""
+
+    def call(x: Tensor, gate: Tensor, weight: Tensor, **kwargs: Any) -> Tensor:
+        # A gate beyond 88 makes silu(gate) = gate exactly, so that what is left of the base is its norm.
+        rows: Tensor = base(x.float(), torch.full_like(gate.float(), 128.0), weight, **kwargs) / 128.0
+        return (torch.sigmoid(gate.float()) * rows).to(x.dtype)
+
+    return call
+
+
+def gate_before_norm(base: Call) -> Call:
+    """Returns ``gated_rms_norm`` that normalises what is already gated."""
+
+    def call(x: Tensor, gate: Tensor, weight: Tensor, **kwargs: Any) -> Tensor:
+        gated = torch.nn.functional.silu(gate.float()) * x.float()
+        rows: Tensor = base(gated, torch.full_like(gated, 128.0), weight, **kwargs) / 128.0
+        return rows.to(x.dtype)
 
     return call
 
