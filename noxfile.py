@@ -130,6 +130,28 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "noxfile.py")
 
 
+@nox.session(default=False)
+def codegen(session: nox.Session) -> None:
+    """What every Triton kernel becomes on sm_90 and sm_100, on any machine: `nox -s codegen -- --quick` for a part."""
+    install(session)
+    session.run("attest", "codegen", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def flash4(session: nox.Session) -> None:
+    """FlashAttention 4 compiled for sm_90 over head widths, windows, sinks and groups, and the tests that need it."""
+    install(session, "gpu", "dev")
+    session.run("python", "-m", "tests.optimized.compile_flash4", *session.posargs, env=ONE_THREAD)
+    files = [f"tests/optimized/{name}.py" for name in ("test_flash4", "test_flash4_refusals", "test_compiled_flash4")]
+    session.run("python", "-m", "pytest", "-q", *files, env=ONE_THREAD)
+
+
+@nox.session(default=False, venv_backend="none")
+def campaign(session: nox.Session) -> None:
+    """200 cases per operation and dtype for every Triton kernel, with a report; about an hour on two cores."""
+    session.notify("attest", ["run", "--profile", "full", "--candidate", "triton-*", *session.posargs])
+
+
 @nox.session(default=False, venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """The main job on a CUDA device: every candidate compiled, judged and timed there."""

@@ -12,10 +12,12 @@ import itertools
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 from unittest import mock
@@ -26,6 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.codegen.machine_code import MachineCode, read_machine_code
 from optimized.flash4 import kernels
 from optimized.flash4.widths import kernel_widths, refuse_widths
+from tests.optimized.flash4_figures import print_table, report_violations
 
 __all__ = ["CASES", "Case", "main"]
 
@@ -78,20 +81,48 @@ CASES: dict[str, tuple[Case, ...]] = {
 """Lists of cases by name."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Prints the figures of every kernel of the chosen cases, each at the first case that has it."""
+def main(arguments: Sequence[str]) -> int:
+    """Prints the figures of every kernel of the chosen cases, then a table and what breaks a limit of Hopper's.
+
+    Returns:
+        1 if a kernel for sm_90 spills or asks for more shared memory than there is, else 0.
+    """
     parser = argparse.ArgumentParser(prog="tests.optimized.compile_flash4", description=__doc__)
     parser.add_argument("--arch", choices=_COMPILER_ARCHITECTURES, default="sm_90")
     parser.add_argument("--cases", choices=CASES, default="all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compiling processes (default: one per core)")
+    parser.add_argument("--widths", metavar="D/V", help="only these head widths, compiled in this very process")
     options = parser.parse_args(arguments)
+    cases = [case for case in CASES[options.cases] if _is_called(case, options.arch)]
+    if options.widths:
+        _compile_all([case for case in cases if f"{case.D}/{case.V}" == options.widths], options.arch)
+        return 0
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _no_gpu(options.arch, folder), _backwards() as backwards:
-        cases = [case for case in CASES[options.cases] if _is_called(case, options.arch)]
+    widths = dict.fromkeys(f"{case.D}/{case.V}" for case in cases)
+    command = [sys.executable, "-m", "tests.optimized.compile_flash4", "--arch", options.arch, "--cases", options.cases]
+
+    def compile_widths(each: str) -> list[dict[str, Any]]:
+        run = subprocess.run([*command, "--widths", each], capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"head widths {each} do not compile: {run.stderr}")
+        return [json.loads(line) for line in run.stdout.splitlines()]
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        records = [record for found in pool.map(compile_widths, widths) for record in found]
+    for record in records:
+        sys.stdout.write(json.dumps(record) + "\n")
+    print_table(records)
+    sys.stderr.write(f"{len(cases)} cases, {len(records)} kernels: {time.perf_counter() - started:.0f} s\n")
+    return int(report_violations(records))
+
+
+def _compile_all(cases: Sequence[Case], arch: str) -> None:
+    """Prints one line for every kernel of the cases, at the first case that has it."""
+    with tempfile.TemporaryDirectory() as folder, _no_gpu(arch, folder), _backwards() as backwards:
         for case in cases:
             for record in _compile(case, backwards):
-                sys.stdout.write(json.dumps({"arch": options.arch, **asdict(case), **record}) + "\n")
+                sys.stdout.write(json.dumps({"arch": arch, **asdict(case), **record}) + "\n")
                 sys.stdout.flush()
-    sys.stderr.write(f"{len(cases)} cases: {time.perf_counter() - started:.0f} s\n")
 
 
 def _is_called(case: Case, arch: str) -> bool:
@@ -232,4 +263,4 @@ def _figures(code: MachineCode) -> dict[str, int | str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.optimized.flash4_figures import SHARED_BYTES, report_violations
 
-HOPPER_SHARED_BYTES = 227 * 1024
-"""Shared memory that a program may ask for."""
+pytestmark = pytest.mark.slow
 
 MATRIX_KERNELS = {"FlashAttentionForwardSm90", "FlashAttentionBackwardSm90"}
 
@@ -44,9 +43,18 @@ def test_no_kernel_spills_registers(records: list[dict[str, Any]]) -> None:
 
 
 def test_shared_memory_fits(records: list[dict[str, Any]]) -> None:
-    assert max(record["dynamic_shared_bytes"] for record in records) <= HOPPER_SHARED_BYTES
+    assert max(record["dynamic_shared_bytes"] for record in records) <= SHARED_BYTES
 
 
 def test_matrix_products_use_the_warp_group_instruction(records: list[dict[str, Any]]) -> None:
     kernels = [record for record in records if record["what"] in MATRIX_KERNELS]
     assert [each for each in kernels if each["threads"] < 128 or not each["warp_group_products"]] == []
+
+
+@pytest.mark.parametrize(
+    "planted", [{"stack_bytes": 8}, {"local_loads": 1}, {"local_stores": 1}, {"dynamic_shared_bytes": SHARED_BYTES + 1}]
+)
+def test_a_planted_violation_is_reported(planted: dict[str, int]) -> None:
+    healthy = {"arch": "sm_90", "stack_bytes": 0, "local_loads": 0, "local_stores": 0, "dynamic_shared_bytes": 1}
+    assert not report_violations([healthy])
+    assert report_violations([healthy, healthy | planted])
