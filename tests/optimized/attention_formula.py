@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from optimized.attention import attention
-from tests.optimized.bounds import attention_bounds
+from tests.optimized.bounds import attention_bounds, unit_roundoff
 
 __all__ = ["Case", "Comparison", "Tensors", "compare", "draw", "weights_and_lse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Shape and options of one call; ``key_mask`` hides a part of the keys, of the first batch entry all."""
+    """Shape and options of one call; ``key_mask`` hides a part of the keys, of the first batch entry all.
+
+    ``bias`` is the shape of a bias, one entry in ten of which is -inf unless there is but one.
+    """
 
     B: int = 1
     T: int
@@ -28,6 +31,8 @@ class Case:
     window: tuple[int | None, int | None] = (None, None)
     with_sinks: bool = False
     with_key_mask: bool = False
+    bias: tuple[int, ...] | None = None
+    bias_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,7 @@ class Tensors:
     value: torch.Tensor
     sinks: torch.Tensor | None
     key_mask: torch.Tensor | None
+    bias: torch.Tensor | None
     out_gradient: torch.Tensor
     lse_gradient: torch.Tensor
 
@@ -54,6 +60,7 @@ class Comparison:
 
     def worst_ratio(self) -> float:
         """Returns the largest error over bound; infinite where only one of the two is finite."""
+        assert self.actual.shape == self.expected.shape
         if not self.expected.numel():
             return 0.0
         actual = self.actual.double()
@@ -72,12 +79,18 @@ def draw(case: Case, dtype: torch.dtype, *, seed: int = 0) -> Tensors:
     key_mask = torch.rand(case.B, case.S, generator=generator) > 0.4
     if case.with_key_mask:
         key_mask[0] = False
+    bias = None
+    if case.bias is not None:
+        bias = torch.randn(case.bias, generator=generator)
+        is_hidden = torch.rand(case.bias, generator=generator) < 0.1
+        bias = torch.where(is_hidden & (bias.numel() > 1), -math.inf, bias).to(case.bias_dtype or dtype)
     return Tensors(
         query=normal(case.B, case.T, case.H, case.D).to(dtype),
         key=normal(case.B, case.S, case.G, case.D).to(dtype),
         value=normal(case.B, case.S, case.G, case.V).to(dtype),
         sinks=normal(case.H) if case.with_sinks else None,
         key_mask=key_mask if case.with_key_mask else None,
+        bias=bias,
         out_gradient=normal(case.B, case.T, case.H, case.V).to(dtype),
         lse_gradient=normal(case.B, case.H, case.T),
     )
@@ -88,6 +101,7 @@ def weights_and_lse(
     key: torch.Tensor,
     sinks: torch.Tensor | None,
     key_mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
     *,
     scale: float,
     window: tuple[int | None, int | None],
@@ -103,7 +117,11 @@ def weights_and_lse(
         visible &= distance <= right
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :]
-    exponentials = torch.where(visible, (torch.where(visible, query @ key.mT, 0.0) * scale).exp(), 0.0)
+    logits = torch.where(visible, query @ key.mT, 0.0) * scale
+    if bias is not None:
+        visible = visible & (bias != -math.inf)
+        logits = logits + torch.where(bias == -math.inf, 0.0, bias)
+    exponentials = torch.where(visible, torch.where(visible, logits, 0.0).exp(), 0.0)
     denominator = exponentials.sum(-1)
     if sinks is not None:
         denominator = denominator + sinks.exp()[None, :, None]
@@ -114,28 +132,39 @@ def weights_and_lse(
 
 def compare(case: Case, tensors: Tensors, *, scale: float) -> list[Comparison]:
     """Runs the kernels and the formula, forward and backward, and returns every result beside its bound."""
-    leaves = [tensors.query, tensors.key, tensors.value]
-    leaves += [] if tensors.sinks is None else [tensors.sinks]
-    inputs = [leaf.clone().requires_grad_() for leaf in leaves]
-    sinks = inputs[3] if tensors.sinks is not None else None
-    out, lse = attention(*inputs[:3], scale=scale, window=case.window, sinks=sinks, key_mask=tensors.key_mask)
-    gradients = torch.autograd.grad([out, lse], inputs, [tensors.out_gradient, tensors.lse_gradient])
+    optional = {"sinks": tensors.sinks, "bias": tensors.bias}
+    leaves = {"query": tensors.query, "key": tensors.key, "value": tensors.value}
+    leaves |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    inputs = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+    out, lse = attention(**inputs, scale=scale, window=case.window, key_mask=tensors.key_mask)
+    gradients = torch.autograd.grad([out, lse], [*inputs.values()], [tensors.out_gradient, tensors.lse_gradient])
+    actual = {"out": out.detach(), "lse": lse.detach(), **dict(zip(inputs, gradients, strict=True))}
+    expected, bounds = _formula(case, tensors, leaves, scale=scale)
+    return [
+        Comparison(name=name, actual=result, expected=expected[name], bound=bounds[name])
+        for name, result in actual.items()
+    ]
 
-    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+
+def _formula(
+    case: Case, tensors: Tensors, leaves: dict[str, torch.Tensor], *, scale: float
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Returns results and gradients in float64, and the bound of each."""
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     groups = case.H // case.G
-    query = exact[0].transpose(1, 2)
-    key, value = (leaf.repeat_interleave(groups, 2).transpose(1, 2) for leaf in exact[1:3])
-    exact_sinks = exact[3] if sinks is not None else None
-    weights, expected_lse = weights_and_lse(query, key, exact_sinks, tensors.key_mask, scale=scale, window=case.window)
-    expected_out = (weights @ value).transpose(1, 2)
+    query = exact["query"].transpose(1, 2)
+    key, value = (exact[name].repeat_interleave(groups, 2).transpose(1, 2) for name in ("key", "value"))
+    sinks, bias = exact.get("sinks"), exact.get("bias")
+    weights, lse = weights_and_lse(query, key, sinks, tensors.key_mask, bias, scale=scale, window=case.window)
+    out = (weights @ value).transpose(1, 2)
     # An empty row's logsumexp is -inf and has no gradient.
-    finite_lse = torch.where(expected_lse.isinf(), 0.0, expected_lse)
+    finite_lse = torch.where(lse.isinf(), 0.0, lse)
     cotangents = [tensors.out_gradient.double(), tensors.lse_gradient.double()]
-    expected = torch.autograd.grad([expected_out, finite_lse], exact, cotangents, materialize_grads=True)
+    gradients = torch.autograd.grad([out, finite_lse], [*exact.values()], cotangents, materialize_grads=True)
+    expected = {"out": out.detach(), "lse": lse.detach(), **dict(zip(exact, gradients, strict=True))}
 
-    no_sink = torch.full((case.H,), -math.inf, dtype=torch.float64)
-    sink_logits = no_sink if exact_sinks is None else exact_sinks.detach()
-    sink_weights = torch.where(expected_lse.isinf(), 0.0, (sink_logits[None, :, None] - finite_lse).exp())
+    sink_logits = torch.full((case.H,), -math.inf, dtype=torch.float64) if sinks is None else sinks.detach()
+    num_summed = weights.numel() // max(1, bias.numel()) if bias is not None else 1
     bounds = attention_bounds(
         query.detach(),
         key.detach(),
@@ -143,26 +172,25 @@ def compare(case: Case, tensors: Tensors, *, scale: float) -> list[Comparison]:
         weights.detach(),
         cotangents[0].transpose(1, 2),
         cotangents[1],
-        sink_weights.detach(),
+        torch.where(lse.isinf(), 0.0, (sink_logits[None, :, None] - finite_lse).exp()).detach(),
         scale=scale,
         dtype=tensors.query.dtype,
+        bias=None if bias is None else torch.where(bias.isinf(), 0.0, bias).detach(),
+        num_summed=num_summed,
     )
 
     def per_group(bound: torch.Tensor) -> torch.Tensor:
         return bound.reshape(case.B, case.G, groups, *bound.shape[2:]).sum(2).transpose(1, 2)
 
-    names = ("out", "lse", "query gradient", "key gradient", "value gradient", "sinks gradient")
-    limits = (
-        bounds.out.transpose(1, 2),
-        bounds.lse,
-        bounds.query.transpose(1, 2),
-        per_group(bounds.key),
-        per_group(bounds.value),
-        bounds.sinks,
-    )
-    actual = (out.detach(), lse.detach(), *gradients)
-    wanted = (expected_out.detach(), expected_lse.detach(), *expected)
-    return [
-        Comparison(name=name, actual=a, expected=e, bound=bound)
-        for name, a, e, bound in zip(names, actual, wanted, limits, strict=False)
-    ]
+    limits = {
+        "out": bounds.out.transpose(1, 2),
+        "lse": bounds.lse,
+        "query": bounds.query.transpose(1, 2),
+        "key": per_group(bounds.key),
+        "value": per_group(bounds.value),
+        "sinks": bounds.sinks,
+    }
+    if tensors.bias is not None:
+        stored = 2 * unit_roundoff(tensors.bias.dtype) * expected["bias"].abs() + torch.finfo(tensors.bias.dtype).tiny
+        limits["bias"] = bounds.logits.sum_to_size(tensors.bias.shape) + stored
+    return expected, limits

@@ -7,6 +7,7 @@ import torch
 
 from optimized.attention import attention, supports
 from tests.optimized.attention_formula import Case, compare, draw
+from tests.optimized.refusals import assert_refused
 
 CASES = {
     "dense": Case(T=70, S=70),
@@ -18,10 +19,21 @@ CASES = {
     "sinks": Case(T=40, S=70, H=3, G=1, window=(None, 0), with_sinks=True),
     "key mask, one batch entry hidden": Case(B=2, T=37, S=70, H=1, G=1, with_key_mask=True),
     "key mask and sinks in a window": Case(B=2, T=70, S=40, window=(30, 2), with_sinks=True, with_key_mask=True),
+    "bias of every pair, hidden pairs": Case(B=2, T=40, S=70, H=2, G=1, window=(None, 0), bias=(2, 2, 40, 70)),
+    "bias of the head, shared by the batch": Case(B=2, T=70, S=40, with_sinks=True, bias=(1, 2, 70, 40)),
+    "bias of the key, key mask and window": Case(
+        B=2, T=70, S=70, H=3, G=1, window=(40, 3), with_key_mask=True, bias=(2, 1, 1, 70)
+    ),
+    "bias of the query": Case(T=70, S=70, window=(None, 0), bias=(70, 1)),
+    "bias of two axes, shared by batch and head": Case(B=2, T=40, S=40, bias=(40, 40)),
+    "bias of one number": Case(B=2, T=40, S=70, window=(20, 0), with_sinks=True, bias=()),
+    "bias in float32": Case(T=40, S=40, bias=(2, 1, 40), bias_dtype=torch.float32),
+    "bias of one query and one key": Case(T=1, S=1, bias=(1, 1)),
+    "wide head, value gradients apart": Case(T=40, S=70, H=1, G=1, D=136, V=24, window=(None, 0)),
     "one query": Case(T=1, S=50, window=(None, 0)),
     "one key": Case(T=50, S=1, with_sinks=True),
     "one query, one key": Case(T=1, S=1, D=1, V=1),
-    "no keys": Case(T=5, S=0, with_sinks=True),
+    "no keys": Case(T=5, S=0, with_sinks=True, bias=(2, 5, 0)),
     "no queries": Case(T=0, S=5, with_sinks=True),
 }
 
@@ -127,6 +139,50 @@ def test_strides_change_no_bit(dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(strided, contiguous, strict=True))
 
 
+def test_a_bias_of_other_strides_changes_no_bit() -> None:
+    case = Case(B=2, T=40, S=20, H=1, G=1, D=16, V=16, bias=(2, 1, 40, 20))
+    tensors = draw(case, torch.float32)
+    assert tensors.bias is not None
+    results = []
+    for bias in (tensors.bias, tensors.bias.mT.contiguous().mT, tensors.bias.repeat(1, 1, 1, 2)[..., :20]):
+        leaf = bias.detach().requires_grad_()
+        out, _ = attention(tensors.query, tensors.key, tensors.value, scale=0.2, bias=leaf)
+        results.append((out, *torch.autograd.grad(out, leaf, tensors.out_gradient)))
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("with_sinks", [False, True], ids=["no sinks", "sinks"])
+def test_a_row_whose_keys_the_bias_hides_gives_zeros_whatever_its_cotangents_are(with_sinks: bool) -> None:  # noqa: FBT001  # pytest passes parameters by name
+    tensors = draw(Case(T=40, S=40, H=1, G=1, bias=(40, 1), with_sinks=with_sinks), torch.float32)
+    bias = torch.where(torch.arange(40) < 30, -math.inf, 0.0)[:, None].requires_grad_()
+    query = tensors.query.clone().requires_grad_()
+    out, lse = attention(query, tensors.key, tensors.value, scale=0.2, bias=bias, sinks=tensors.sinks)
+    of_query, of_bias = torch.autograd.grad([out, lse], [query, bias], [tensors.out_gradient, tensors.lse_gradient])
+    assert torch.all(out[:, :30] == 0)
+    assert torch.all(lse[..., :30].isinf()) or with_sinks
+    assert torch.all(of_query[:, :30] == 0)
+    assert torch.all(of_bias[:30] == 0)
+
+
+def test_gradients_repeat_bit_by_bit() -> None:
+    tensors = draw(Case(B=2, T=70, S=70, H=2, G=1, with_sinks=True, bias=(70,)), torch.bfloat16)
+    options = {"sinks": tensors.sinks, "bias": tensors.bias, "window": (None, 0)}
+    leaves = [tensors.query, tensors.key, tensors.value]
+    once, again = (_gradients(leaves, tensors.out_gradient, tensors.lse_gradient, **options) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_a_gradient_alone_is_the_one_beside_the_others(wanted: int) -> None:
+    tensors = draw(Case(T=40, S=40), torch.float32)
+    leaves = [tensors.query, tensors.key, tensors.value]
+    everything = _gradients(leaves, tensors.out_gradient, tensors.lse_gradient)
+    inputs = [leaf.detach().requires_grad_(index == wanted) for index, leaf in enumerate(leaves)]
+    results = attention(*inputs, scale=0.2)
+    (alone,) = torch.autograd.grad([*results], inputs[wanted], [tensors.out_gradient, tensors.lse_gradient])
+    assert torch.equal(alone, everything[2 + wanted])
+
+
 def test_outputs_have_the_format_that_the_package_promises() -> None:
     tensors = draw(Case(T=3, S=3), torch.bfloat16)
     out, lse = attention(tensors.query, tensors.key, tensors.value, scale=1.0)
@@ -134,37 +190,54 @@ def test_outputs_have_the_format_that_the_package_promises() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "sentence"),
     [
-        ({"bias": torch.zeros(1)}, "bias: got a tensor"),
-        ({"query": torch.zeros(1, 3, 2, 264), "key": torch.zeros(1, 3, 2, 264)}, "head width: got 264"),
-        ({name: torch.zeros(1, 3, 2, 8).double() for name in ("query", "key", "value")}, "dtype: got .*float64"),
-        ({"value": torch.zeros(1, 3, 2, 8).bfloat16()}, "dtype: got .*expected one for"),
-        ({"value": torch.zeros(1, 3, 2, 8, device="meta")}, "device: got cpu, meta"),
+        (
+            {"query": torch.zeros(1, 3, 2, 264), "key": torch.zeros(1, 3, 2, 264)},
+            "head width: got 264, expected at most 256",
+        ),
+        (
+            {name: torch.zeros(1, 3, 2, 8).double() for name in ("query", "key", "value")},
+            "dtype: got torch.float64, expected float32, bfloat16 or float16",
+        ),
+        (
+            {"value": torch.zeros(1, 3, 2, 8).bfloat16()},
+            "dtype: got torch.float32, torch.float32, torch.bfloat16, expected one for query, key and value",
+        ),
+        (
+            {"bias": torch.zeros(1).bfloat16()},
+            "bias: got torch.bfloat16, expected torch.float32 as query or torch.float32",
+        ),
+        (
+            {"sinks": torch.zeros(2, device="meta")},
+            "device: got cpu and meta, expected the same device for all tensors",
+        ),
+        (
+            {"key_mask": torch.ones(1, 3, dtype=torch.bool, device="meta")},
+            "device: got cpu and meta, expected the same device for all tensors",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused_with_the_sentence_of_supports(
-    changes: dict[str, torch.Tensor], words: str
+    changes: dict[str, torch.Tensor], sentence: str
 ) -> None:
     arguments = {name: torch.zeros(1, 3, 2, 8) for name in ("query", "key", "value")} | changes
     tensors = [arguments.pop(name) for name in ("query", "key", "value")]
-    sentence = supports(*tensors, scale=1.0, bias=arguments.get("bias"))
-    assert sentence is not None
-    with pytest.raises(ValueError, match=words) as refusal:
-        attention(*tensors, scale=1.0, bias=arguments.get("bias"))
-    assert str(refusal.value) == sentence
+    assert_refused(attention, supports, *tensors, sentence=sentence, scale=1.0, **arguments)
 
 
 @pytest.mark.parametrize(
     ("shapes", "options", "words"),
     [
         ([(3, 2, 8), (1, 3, 2, 8), (1, 3, 2, 8)], {}, "query: got shape"),
+        ([(1, 3, 2, 0)] * 3, {}, "query: got shape"),
         ([(1, 3, 2, 8), (1, 3, 2, 9), (1, 3, 2, 8)], {}, "key: got shape"),
         ([(1, 3, 2, 8), (1, 3, 2, 8), (1, 4, 2, 8)], {}, "value: got shape"),
-        ([(1, 3, 3, 8), (1, 3, 2, 8), (1, 3, 2, 8)], {}, "query: got 3 heads"),
+        ([(1, 3, 3, 8), (1, 3, 2, 8), (1, 3, 2, 8)], {}, "query heads: got 3"),
         ([(1, 3, 2, 8)] * 3, {"window": (-1, 0)}, "window: got"),
         ([(1, 3, 2, 8)] * 3, {"sinks": torch.zeros(3)}, "sinks: got shape"),
         ([(1, 3, 2, 8)] * 3, {"key_mask": torch.ones(1, 4, dtype=torch.bool)}, "key_mask: got shape"),
+        ([(1, 3, 2, 8)] * 3, {"bias": torch.zeros(2, 3)}, "bias: got shape"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(
@@ -177,5 +250,5 @@ def test_arguments_that_do_not_fit_are_named(
 
 def test_a_key_mask_that_is_not_boolean_is_a_type_error() -> None:
     tensors = [torch.zeros(1, 3, 2, 8) for _ in range(3)]
-    with pytest.raises(TypeError, match=r"key_mask: got torch\.float32"):
+    with pytest.raises(TypeError, match=r"key_mask: got dtype torch\.float32"):
         attention(*tensors, scale=1.0, key_mask=torch.ones(1, 3))

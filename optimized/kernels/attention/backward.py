@@ -1,93 +1,88 @@
 """Backward of softmax attention: weights are computed again from the stored logsumexp.
 
-With ``P = exp(scale Q K^T - lse)`` and the cotangents ``dO`` of out and ``dL`` of lse (Dao et al., FlashAttention-2,
-2023, section 3.1; the cotangent of lse and the sink are added here)::
+With ``P = exp(scale Q K^T + bias - lse)`` and the cotangents ``dO`` of out and ``dL`` of lse (Dao et al.,
+FlashAttention-2, 2023, section 3.1; the cotangent of lse, the sink and the bias are added here)::
 
     delta = rowsum(dO * O) - dL        dS = P * (dO V^T - delta)
-    dV = P^T dO     dK = scale dS^T Q     dQ = scale dS K     dsink = -sum exp(sink - lse) delta
+    dV = P^T dO     dK = scale dS^T Q     dQ = scale dS K     dsink = -sum exp(sink - lse) delta     dbias = dS
 
 ``O`` is the stored output. Roundings: ``P`` and ``dS`` to the storage format before a matrix product, gradients when
 they are stored; everything else is float32. A first kernel computes, per row, ``delta`` and ``lse2``, the logsumexp in
-base 2, which is +inf for a row without weights (``2^(logit - inf) = 0``); a second has the keys, a third the queries.
+base 2, which is +inf for a row without weights (``2^(logit - inf) = 0``); a second has the keys, a third the queries, a
+fourth, only for a bias, the pairs.
 Letters: B batch, T query tokens, S key tokens, H query heads, G key/value heads, D query/key width, V value width.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 
+from optimized.kernels.attention.bias_gradient import bias_gradient_kernel
+from optimized.kernels.attention.call import (
+    AttentionCall,
+    constants,
+    has_aligned_rows,
+    has_extras,
+    num_tiles,
+    settings,
+    shared_arguments,
+)
 from optimized.kernels.attention.key_gradient import key_value_gradient_kernel
 from optimized.kernels.attention.query_gradient import query_gradient_kernel
-from optimized.kernels.attention.window import effective_window, load_rows
-from optimized.kernels.precision import (
-    allocate_output,
-    finish_output,
-    kernel_input,
-    kernels_are_interpreted,
-    non_stop_arithmetic,
-    triton_dtype,
+from optimized.kernels.attention.row_terms import row_terms_kernel
+from optimized.kernels.attention.tiling import (
+    ROW_TILE,
+    bias_gradient_tiles,
+    key_value_gradient_tiles,
+    query_gradient_tiles,
 )
-from optimized.kernels.target import architecture
-from optimized.kernels.tiling import (
-    AttentionTiles,
-    attention_key_value_gradient_tiles,
-    attention_query_gradient_tiles,
-    padded_width,
-)
+from optimized.kernels.precision import allocate_output, finish_output, kernel_input, non_stop_arithmetic
+from optimized.kernels.tiling import padded_width
 
-__all__ = ["SavedAttention", "key_value_gradients", "query_gradient", "row_terms"]
-
-_ROW_TILE = 64
+__all__ = ["Cotangents", "bias_gradient", "key_value_gradients", "query_gradient", "row_terms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SavedAttention:
-    """What the backward pass reads of the forward pass.
+class Cotangents:
+    """What the gradients are computed from, besides the call.
 
     Attributes:
-        query: ``(B, T, H, D)``, any strides, like key, value and key_mask.
-        key: ``(B, S, G, D)``.
-        value: ``(B, S, G, V)``.
-        sinks: ``(H,)`` or None.
-        key_mask: ``(B, S)`` bool or None.
-        out: ``(B, T, H, V)``, contiguous, as it was stored.
-        lse: ``(B, H, T)`` float32, contiguous.
-        scale: factor of the logits.
-        window: ``(left, right)``.
+        out: cotangent of out, ``(B, T, H, V)``, any strides.
+        lse2: ``(B, H, T)`` float32, contiguous, logsumexp in base 2, +inf for a row without weights.
+        delta: ``(B, H, T)`` float32, contiguous.
     """
 
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    sinks: torch.Tensor | None
-    key_mask: torch.Tensor | None
     out: torch.Tensor
-    lse: torch.Tensor
-    scale: float
-    window: tuple[int | None, int | None]
+    lse2: torch.Tensor
+    delta: torch.Tensor
 
 
 def row_terms(
-    saved: SavedAttention, out_gradient: torch.Tensor, lse_gradient: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Returns ``lse2`` and ``delta``, both ``(B, H, T)``, and the gradient of the sinks or None, all float32."""
-    B, T, H, V = saved.out.shape
-    lse2, delta = torch.empty_like(saved.lse), torch.empty_like(saved.lse)
-    num_tiles = triton.cdiv(T, _ROW_TILE)
-    partials = None if saved.sinks is None else delta.new_zeros((H, B * num_tiles))
+    call: AttentionCall,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    out_gradient: torch.Tensor,
+    lse_gradient: torch.Tensor | None,
+) -> tuple[Cotangents, torch.Tensor | None]:
+    """Returns the cotangents of the other kernels and the gradient of the sinks in float32, None without sinks.
+
+    ``out`` and ``lse`` are what the forward pass returned, contiguous; the gradients may have any strides.
+    """
+    B, T, H, V = out.shape
+    lse2, delta = torch.empty_like(lse), torch.empty_like(lse)
+    row_tiles = triton.cdiv(T, ROW_TILE)
+    partials = None if call.sinks is None else delta.new_zeros((H, B * row_tiles))
     cotangent = kernel_input(out_gradient)
     if delta.numel():
         with non_stop_arithmetic():
-            _row_terms_kernel[(num_tiles * B * H,)](
-                kernel_input(saved.out),
+            row_terms_kernel[(row_tiles * B * H,)](
+                kernel_input(out),
                 cotangent,
-                saved.lse,
+                lse,
                 lse_gradient,
-                None if saved.sinks is None else kernel_input(saved.sinks).contiguous(),
+                None if call.sinks is None else kernel_input(call.sinks).contiguous(),
                 lse2,
                 delta,
                 partials,
@@ -97,169 +92,105 @@ def row_terms(
                 H,
                 VALUE_WIDTH=V,
                 HAS_LSE_GRADIENT=lse_gradient is not None,
-                HAS_SINKS=saved.sinks is not None,
-                BLOCK_M=_ROW_TILE,
+                HAS_SINKS=call.sinks is not None,
+                BLOCK_M=ROW_TILE,
                 BLOCK_V=padded_width(V),
-                num_warps=4,
+                IS_ALIGNED=has_aligned_rows(out) and has_aligned_rows(out_gradient),
+                num_warps=8 if padded_width(V) > 64 else 4,
                 enable_fp_fusion=True,
             )
-    return lse2, delta, None if partials is None else partials.sum(1)
+    return Cotangents(out=out_gradient, lse2=lse2, delta=delta), None if partials is None else partials.sum(1)
 
 
 def key_value_gradients(
-    saved: SavedAttention, out_gradient: torch.Tensor, lse2: torch.Tensor, delta: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the gradients of key and value in the storage format, contiguous."""
-    B, S, G, D = saved.key.shape
-    V, dtype, device = saved.value.shape[3], saved.key.dtype, saved.key.device
-    tiles = attention_key_value_gradient_tiles(head_width=D, value_width=V, dtype=dtype, arch=architecture(device))
-    key_gradient = allocate_output(saved.key.shape, dtype=dtype, device=device)
-    value_gradient = allocate_output(saved.value.shape, dtype=dtype, device=device)
-    if B * S * G:
-        with non_stop_arithmetic():
-            key_value_gradient_kernel[(triton.cdiv(S, tiles.block_n) * B * G,)](
-                key_gradient,
-                value_gradient,
-                *_arguments(saved, out_gradient, lse2, delta),
-                **_constants(saved, tiles),
-            )
-    return finish_output(key_gradient, dtype=dtype), finish_output(value_gradient, dtype=dtype)
+    call: AttentionCall, cotangents: Cotangents, *, of_key: bool = True, of_value: bool = True
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Returns the gradients of key and value in the storage format, contiguous, each None if it is not wanted."""
+    dtype, device = call.key.dtype, call.key.device
+    tiles = key_value_gradient_tiles(**settings(call), has_extras=has_extras(call))
+    key_gradient = allocate_output(call.key.shape, dtype=dtype, device=device) if of_key else None
+    value_gradient = allocate_output(call.value.shape, dtype=dtype, device=device) if of_value else None
+    launches = [(of_key, of_value)] if tiles.computes_both else [(of_key, False), (False, of_value)]
+    arguments = shared_arguments(call, block=tiles.block_n, of_keys=True)
+    count = num_tiles(call, arguments["schedule_pointer"], block=tiles.block_n, of_keys=True)
+    for with_key, with_value in launches:
+        if count and (with_key or with_value):
+            with non_stop_arithmetic():
+                key_value_gradient_kernel[(count * call.key.shape[2],)](
+                    key_gradient,
+                    value_gradient,
+                    **_cotangent_arguments(cotangents),
+                    scale=call.scale,
+                    OF_KEY=with_key,
+                    OF_VALUE=with_value,
+                    **arguments,
+                    **constants(call, tiles, cotangents.out),
+                )
+    return (
+        None if key_gradient is None else finish_output(key_gradient, dtype=dtype),
+        None if value_gradient is None else finish_output(value_gradient, dtype=dtype),
+    )
 
 
-def query_gradient(
-    saved: SavedAttention, out_gradient: torch.Tensor, lse2: torch.Tensor, delta: torch.Tensor
-) -> torch.Tensor:
+def query_gradient(call: AttentionCall, cotangents: Cotangents) -> torch.Tensor:
     """Returns the gradient of query in the storage format, contiguous."""
-    B, T, H, D = saved.query.shape
-    V, dtype, device = saved.value.shape[3], saved.query.dtype, saved.query.device
-    tiles = attention_query_gradient_tiles(head_width=D, value_width=V, dtype=dtype, arch=architecture(device))
-    gradient = allocate_output(saved.query.shape, dtype=dtype, device=device)
-    if B * T * H:
+    dtype, device = call.query.dtype, call.query.device
+    tiles = query_gradient_tiles(**settings(call), has_extras=has_extras(call))
+    gradient = allocate_output(call.query.shape, dtype=dtype, device=device)
+    if gradient.numel():
+        arguments = shared_arguments(call, block=tiles.block_m, of_keys=False)
+        count = num_tiles(call, arguments["schedule_pointer"], block=tiles.block_m, of_keys=False)
         with non_stop_arithmetic():
-            query_gradient_kernel[(triton.cdiv(T, tiles.block_m) * B * H,)](
+            query_gradient_kernel[(count * call.query.shape[2],)](
                 gradient,
-                *_arguments(saved, out_gradient, lse2, delta),
-                **_constants(saved, tiles),
+                **_cotangent_arguments(cotangents),
+                scale=call.scale,
+                **arguments,
+                **constants(call, tiles, cotangents.out),
             )
     return finish_output(gradient, dtype=dtype)
 
 
-def _arguments(
-    saved: SavedAttention, out_gradient: torch.Tensor, lse2: torch.Tensor, delta: torch.Tensor
-) -> tuple[Any, ...]:
-    """Returns the arguments that both gradient kernels have after their outputs."""
-    tensors = [kernel_input(tensor) for tensor in (saved.query, saved.key, saved.value, out_gradient)]
-    mask = saved.key_mask
-    left, right = _effective_window(saved)
-    return (
-        *tensors,
-        None if mask is None else mask.view(torch.uint8),
-        lse2,
-        delta,
-        *(tensor.stride() for tensor in tensors),
-        (0, 0) if mask is None else mask.stride(),
-        saved.query.shape[1],
-        saved.key.shape[1],
-        saved.query.shape[2],
-        saved.scale,
-        saved.scale * math.log2(math.e),
-        left or 0,
-        right or 0,
-    )
+def bias_gradient(call: AttentionCall, cotangents: Cotangents) -> torch.Tensor:
+    """Returns the gradient of the bias in its shape and format.
+
+    Where the bias is one for all queries (all keys), the tiles' sums are stored first, in float32: as much as the bias
+    would take if it had an entry per tile of queries (of keys) instead of one.
+    """
+    bias = call.bias
+    assert bias is not None, "the caller has a bias"
+    (B, T, H, _), S = call.query.shape, call.key.shape[1]
+    shape = (1,) * (4 - bias.ndim) + tuple(bias.shape)
+    if not B * T * H * S:
+        return torch.zeros_like(bias)
+    tiles = bias_gradient_tiles(**settings(call))
+    sums = [shape[2] == 1 < T, shape[3] == 1 < S]
+    query_tiles, key_tiles = triton.cdiv(T, tiles.block_m), triton.cdiv(S, tiles.block_n)
+    stored = (*shape[:2], query_tiles if sums[0] else T, key_tiles if sums[1] else S)
+    dtype = torch.float32 if any(sums) else bias.dtype
+    gradient = allocate_output(stored, dtype=dtype, device=bias.device)
+    of_single_pairs = ("schedule_pointer", "HAS_BIAS", "IS_PACKED", "DTYPE", "INTERPRETED")
+    arguments = shared_arguments(call, block=tiles.block_m, of_keys=False) | constants(call, tiles, cotangents.out)
+    with non_stop_arithmetic():
+        bias_gradient_kernel[(shape[0] * shape[1] * query_tiles * key_tiles,)](
+            gradient,
+            **_cotangent_arguments(cotangents),
+            num_shared_batches=B // shape[0],
+            num_shared_heads=H // shape[1],
+            SUMS_QUERIES=sums[0],
+            SUMS_KEYS=sums[1],
+            **{name: value for name, value in arguments.items() if name not in of_single_pairs},
+        )
+    if any(sums):
+        gradient = gradient.sum([axis for axis, is_sum in zip((2, 3), sums, strict=True) if is_sum])
+    return finish_output(gradient, dtype=bias.dtype).reshape(bias.shape)
 
 
-def _constants(saved: SavedAttention, tiles: AttentionTiles) -> dict[str, Any]:
-    """Returns the compile-time arguments and options that both gradient kernels have."""
-    D, V = saved.query.shape[3], saved.value.shape[3]
-    left, right = _effective_window(saved)
+def _cotangent_arguments(cotangents: Cotangents) -> dict[str, Any]:
+    out_gradient = kernel_input(cotangents.out)
     return {
-        "HEADS_PER_KEY": saved.query.shape[2] // saved.key.shape[2],
-        "WIDTH": D,
-        "VALUE_WIDTH": V,
-        "HAS_LEFT": left is not None,
-        "HAS_RIGHT": right is not None,
-        "HAS_KEY_MASK": saved.key_mask is not None,
-        "BLOCK_M": tiles.block_m,
-        "BLOCK_N": tiles.block_n,
-        "BLOCK_D": padded_width(D),
-        "BLOCK_V": padded_width(V),
-        "DTYPE": triton_dtype(saved.query.dtype),
-        "INTERPRETED": kernels_are_interpreted(),
-        "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
-        "enable_fp_fusion": True,
+        "out_gradient_pointer": out_gradient,
+        "lse2_pointer": cotangents.lse2,
+        "delta_pointer": cotangents.delta,
+        "out_gradient_strides": out_gradient.stride(),
     }
-
-
-def _effective_window(saved: SavedAttention) -> tuple[int | None, int | None]:
-    return effective_window(saved.window, num_queries=saved.query.shape[1], num_keys=saved.key.shape[1])
-
-
-@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
-def _row_terms_kernel(
-    out_pointer: tl.tensor,
-    out_gradient_pointer: tl.tensor,
-    lse_pointer: tl.tensor,
-    lse_gradient_pointer: tl.tensor,
-    sinks_pointer: tl.tensor,
-    lse2_pointer: tl.tensor,
-    delta_pointer: tl.tensor,
-    sink_partials_pointer: tl.tensor,
-    out_gradient_strides: tl.tensor,
-    lse_gradient_strides: tl.tensor,
-    T: tl.tensor,
-    H: tl.tensor,
-    VALUE_WIDTH: tl.constexpr,
-    HAS_LSE_GRADIENT: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-) -> None:
-    """Computes ``lse2``, ``delta = rowsum(dO * O) - dL`` and each tile's part of the gradient of the sink."""
-    num_tiles = tl.cdiv(T, BLOCK_M)
-    tile = tl.program_id(0) % num_tiles
-    batch_head = tl.cast(tl.program_id(0) // num_tiles, tl.int64)
-    batch = batch_head // H
-    head = batch_head % H
-    queries = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    is_query = queries < T
-    rows = queries.to(tl.int64)
-    lse = tl.load(lse_pointer + batch_head * T + rows, mask=is_query, other=float("-inf"))
-    is_empty = lse == float("-inf")
-    lse2 = tl.where(is_empty, float("inf"), lse * 1.4426950408889634)
-    tl.store(lse2_pointer + batch_head * T + rows, lse2, mask=is_query)
-    out = load_rows(
-        out_pointer + ((batch * T + tile * BLOCK_M) * H + head) * VALUE_WIDTH,
-        is_query,
-        tl.cast(H, tl.int64) * VALUE_WIDTH,
-        1,
-        BLOCK_M,
-        VALUE_WIDTH,
-        BLOCK_V,
-        MASKED=True,
-    )
-    out_gradient = load_rows(
-        out_gradient_pointer
-        + batch * out_gradient_strides[0]
-        + tl.cast(tile * BLOCK_M, tl.int64) * out_gradient_strides[1]
-        + head * out_gradient_strides[2],
-        is_query,
-        out_gradient_strides[1],
-        out_gradient_strides[3],
-        BLOCK_M,
-        VALUE_WIDTH,
-        BLOCK_V,
-        MASKED=True,
-    )
-    delta = tl.sum(out.to(tl.float32) * out_gradient.to(tl.float32), 1)
-    if HAS_LSE_GRADIENT:
-        lse_gradient_base = lse_gradient_pointer + batch * lse_gradient_strides[0] + head * lse_gradient_strides[1]
-        delta = delta - tl.load(lse_gradient_base + rows * lse_gradient_strides[2], mask=is_query, other=0.0)
-    # A row without weights has no gradient, whatever its cotangents are.
-    delta = tl.where(is_empty, 0.0, delta)
-    tl.store(delta_pointer + batch_head * T + rows, delta, mask=is_query)
-    if HAS_SINKS:
-        sink = tl.load(sinks_pointer + head).to(tl.float32) * 1.4426950408889634
-        partial = tl.sum(-tl.exp2(sink - lse2) * delta, 0)
-        num_partials = tl.num_programs(0) // H
-        tl.store(sink_partials_pointer + head * num_partials + batch * num_tiles + tile, partial)

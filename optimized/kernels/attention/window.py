@@ -8,7 +8,7 @@ exchanged and the shift negated, so that one function cuts the loops of all kern
 import triton
 import triton.language as tl
 
-__all__ = ["effective_window", "hide_outside", "load_rows", "partner_tiles"]
+__all__ = ["add_bias", "effective_window", "hide_outside", "load_rows", "partner_tiles"]
 
 
 def effective_window(
@@ -79,6 +79,12 @@ def hide_outside(
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def add_bias(logits: tl.tensor, pointers: tl.tensor, is_seen: tl.tensor) -> tl.tensor:
+    """Adds the bias of the pairs ``is_seen`` to logits in base 2."""
+    return logits + tl.load(pointers, mask=is_seen, other=0.0).to(tl.float32) * 1.4426950408889634
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
 def load_rows(
     pointer: tl.tensor,
     is_row: tl.tensor,
@@ -88,11 +94,18 @@ def load_rows(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
+    IS_ALIGNED: tl.constexpr,
 ) -> tl.tensor:
-    """Loads a ``(ROWS, BLOCK)`` tile; rows that are not ``is_row`` (if MASKED) and columns from WIDTH on are 0."""
+    """Loads a ``(ROWS, BLOCK)`` tile; rows that are not ``is_row`` (if MASKED) and columns from WIDTH on are 0.
+
+    IS_ALIGNED says that every row starts at a multiple of 16 bytes, which Triton sees only of strides that are
+    multiples of 16 themselves; without it a head of width 72 would be loaded number by number.
+    """
     columns = tl.arange(0, BLOCK)
     rows = tl.arange(0, ROWS).to(tl.int64)
     pointers = pointer + rows[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
+    if IS_ALIGNED:
+        pointers = tl.multiple_of(pointers, [1, 16])
     if MASKED:
         return tl.load(pointers, mask=is_row[:, None] & (columns < WIDTH)[None, :], other=0.0)
     else:  # noqa: RET505  # triton needs both branches of a compile-time choice
