@@ -6,7 +6,7 @@ name ends in the format. Five recipes are in use:
 - ``_widened``: inputs are widened to float32, nothing is rounded on the way, results are rounded once.
 - ``_stored``: the textbook formula, every tensor on the way stored in the inputs' dtype.
 - ``_layered``: a layer whose operations are each ``_widened`` and store their results, with matrix products on stored
-  operands between them.
+  operands between them; ``_tensor_core`` if its operations are.
 - ``_tensor_core``: a fused kernel, operands of matrix products in the storage format, float32 sums.
 - ``_cpu_flash``: the same with the faster exponential of torch's CPU kernels.
 """
@@ -43,7 +43,7 @@ def _stored(storage: str) -> Recipe:
 
 def _layered(storage: str) -> Recipe:
     wide = _arithmetic(storage)
-    return Recipe(storage=storage, operand=storage, accumulator=wide, weights=wide, intermediates=storage)
+    return Recipe(storage=storage, operand=storage, accumulator=wide, weights=wide)
 
 
 def _tensor_core(storage: str) -> Recipe:
@@ -105,9 +105,27 @@ def _each(
     )
 
 
+def _layer(
+    backend: str, op: str, recipe: Callable[[str], Recipe], *, formats: tuple[str, ...] = _TRAINED
+) -> tuple[Candidate, ...]:
+    """Returns the module of a layer on one backend, as one candidate per format."""
+    is_limited = backend in ("flash4", "triton")
+    return _each(
+        f"{backend}-{op.replace('_', '-')}",
+        op,
+        f"optimized.modules.as_operations:{op}",
+        recipe,
+        formats=formats,
+        supports=f"optimized.modules.support:{backend}_{op}" if is_limited else None,
+        devices=("cuda",) if backend == "flash4" else ("cpu", "cuda"),
+        factory={"backend": backend},
+    )
+
+
 _EAGER = "optimized.eager"
 _SDPA = "optimized.torch_sdpa"
 _FLEX = "optimized.flex_attention"
+_FLASH4 = "optimized.flash4"
 _TRITON_RULE = "optimized.gated_delta_rule"
 
 # fmt: off
@@ -117,20 +135,36 @@ CANDIDATES: tuple[Candidate, ...] = (
     *_each("triton-rms-norm", "rms_norm", "optimized.rms_norm:rms_norm", _widened,
            supports="optimized.rms_norm:supports"),
 
+    *_each("torch-gated-rms-norm", "gated_rms_norm", f"{_EAGER}.gated_rms_norm:gated_rms_norm", _widened),
+    *_each("eager-gated-rms-norm", "gated_rms_norm", f"{_EAGER}.gated_rms_norm:gated_rms_norm_stored", _stored,
+           formats=_HALF),
+    *_each("triton-gated-rms-norm", "gated_rms_norm", "optimized.gated_rms_norm:gated_rms_norm", _widened,
+           supports="optimized.gated_rms_norm:supports"),
+
     *_each("torch-l2-norm", "l2_norm", f"{_EAGER}.l2_norm:l2_norm", _widened),
     *_each("eager-l2-norm", "l2_norm", f"{_EAGER}.l2_norm:l2_norm_stored", _stored, formats=("bfloat16",)),
+    *_each("triton-l2-norm", "l2_norm", "optimized.l2_norm:l2_norm", _widened, supports="optimized.l2_norm:supports"),
 
     *_each("torch-rope", "rope", f"{_EAGER}.rope:rope", _widened),
     *_each("eager-rope", "rope", f"{_EAGER}.rope:rope_stored", _stored, formats=_HALF),
+    *_each("triton-rope", "rope", "optimized.rope:rope", _widened, supports="optimized.rope:supports"),
     *_each("torch-rope-tables", "rope_tables", f"{_EAGER}.rope_tables:rope_tables", _widened, differentiable=False),
 
     *_each("torch-short-conv", "short_conv", f"{_EAGER}.short_conv:short_conv", _widened),
     *_each("eager-short-conv", "short_conv", f"{_EAGER}.short_conv:short_conv_stored", _stored, formats=_HALF),
+    *_each("triton-short-conv", "short_conv", "optimized.short_conv:short_conv", _widened,
+           supports="optimized.short_conv:supports"),
     *_each("torch-silu-mul", "silu_mul", f"{_EAGER}.silu_mul:silu_mul", _widened),
     *_each("eager-silu-mul", "silu_mul", f"{_EAGER}.silu_mul:silu_mul_stored", _stored, formats=_HALF),
+    *_each("triton-silu-mul", "silu_mul", "optimized.silu_mul:silu_mul", _widened,
+           supports="optimized.silu_mul:supports"),
 
     *_each("torch-mamba-decay", "mamba_decay", f"{_EAGER}.mamba_decay:mamba_decay", _widened),
+    *_each("triton-mamba-decay", "mamba_decay", "optimized.mamba_decay:mamba_decay", _widened,
+           supports="optimized.mamba_decay:supports"),
     *_each("torch-log-sigmoid-decay", "log_sigmoid_decay", f"{_EAGER}.log_sigmoid_decay:log_sigmoid_decay", _widened),
+    *_each("triton-log-sigmoid-decay", "log_sigmoid_decay", "optimized.log_sigmoid_decay:log_sigmoid_decay", _widened,
+           supports="optimized.log_sigmoid_decay:supports"),
 
     *_each("torch-attention", "attention", f"{_EAGER}.attention:attention", _widened),
     *_each("eager-attention", "attention", f"{_EAGER}.attention:attention_stored", _stored,
@@ -146,6 +180,14 @@ CANDIDATES: tuple[Candidate, ...] = (
     *_each("flex", "attention", f"{_FLEX}:flex_attention", _cpu_flash, formats=("float32", "bfloat16"),
            supports=f"{_FLEX}:supports", devices=("cpu",), differentiable=False),
     *_each("torch-varlen-attention", "varlen_attention", f"{_EAGER}.varlen_attention:varlen_attention", _widened),
+    *_each("triton-varlen-attention", "varlen_attention", "optimized.varlen_attention:varlen_attention", _tensor_core,
+           supports="optimized.varlen_attention:supports"),
+
+    # Hopper's recipe: it does not grant the 8.8e-5 that a part of Blackwell's exponentials errs by.
+    *_each("flash4-attention", "attention", f"{_FLASH4}:attention", _tensor_core, formats=_HALF,
+           supports=f"{_FLASH4}:supports", devices=("cuda",)),
+    *_each("flash4-varlen-attention", "varlen_attention", f"{_FLASH4}:varlen_attention", _tensor_core, formats=_HALF,
+           supports=f"{_FLASH4}:supports_varlen", devices=("cuda",)),
 
     *_each("torch-delta-rule", "gated_delta_rule", f"{_EAGER}.gated_delta_rule:gated_delta_rule", _widened,
            formats=_ALL),
@@ -156,14 +198,19 @@ CANDIDATES: tuple[Candidate, ...] = (
     *_each("triton-delta-rule-chunk-16", "gated_delta_rule", f"{_TRITON_RULE}:make_gated_delta_rule", _tensor_core,
            supports=f"{_TRITON_RULE}:supports", factory={"chunk_size": 16}, formats=("bfloat16",)),
 
-    *_each("torch-low-rank-projection", "low_rank_projection", f"{_EAGER}.low_rank_projection:low_rank_projection",
-           _layered),
-    *_each("torch-flash-sdpa", "flash_sdpa", f"{_EAGER}.flash_sdpa:flash_sdpa", _widened),
-    *_each("torch-grouped-query-attention", "grouped_query_attention",
-           f"{_EAGER}.grouped_query_attention:grouped_query_attention", _layered),
-    *_each("torch-multi-head-latent-attention", "multi_head_latent_attention",
-           f"{_EAGER}.multi_head_latent_attention:multi_head_latent_attention", _layered),
-    *_each("torch-gated-delta-net", "gated_delta_net", f"{_EAGER}.gated_delta_net:gated_delta_net", _layered),
+    *_layer("torch", "low_rank_projection", _layered),
+    *_layer("torch", "flash_sdpa", _widened),
+    *_layer("torch", "grouped_query_attention", _layered),
+    *_layer("torch", "multi_head_latent_attention", _layered),
+    *_layer("torch", "gated_delta_net", _layered),
+    *_layer("triton", "low_rank_projection", _tensor_core),
+    *_layer("triton", "flash_sdpa", _tensor_core),
+    *_layer("triton", "grouped_query_attention", _tensor_core),
+    *_layer("triton", "multi_head_latent_attention", _tensor_core),
+    *_layer("triton", "gated_delta_net", _tensor_core),
+    *_layer("flash4", "flash_sdpa", _tensor_core, formats=_HALF),
+    *_layer("flash4", "grouped_query_attention", _tensor_core, formats=_HALF),
+    *_layer("flash4", "multi_head_latent_attention", _tensor_core, formats=_HALF),
 )
 # fmt: on
 """What ``attest list`` shows and the entry point ``attest.candidates`` gives."""

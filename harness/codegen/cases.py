@@ -15,7 +15,7 @@ from harness.operations.case import Case
 
 __all__ = ["codegen_cases", "probe_of"]
 
-_ALL_WIDTHS = (40, 64, 72, 96, 128, 192, 256)
+_ALL_WIDTHS = (40, 64, 72, 96, 104, 128, 192, 256)
 _HOPPER_PROGRAMS = 132
 _TOKENS = ("tokens", "query_tokens", "key_tokens")
 _TOKENS_OF_A_PROBE = 4
@@ -92,6 +92,7 @@ def _attention(scope: Scope) -> list[Fields]:
         return cases
     causal = [{**shape, **_square(width), "group": 1, "window_right": 0} for width in (64, 128)]
     bias = {**shape, **_square(128), "bias": "head", "layout": "fused"}
+    cases += [{**shape, **_square(width), **most, "bias": "full"} for width in (64, 128, 256)]
     uneven = {**shape, "head_dim": 192, "value_dim": 128, "window_right": 0, "layout": "transposed"}
     decode = {**shape, **_square(128), "query_tokens": 1, "key_tokens": 1000}
     return [*cases, *causal, bias, uneven, decode]
@@ -124,7 +125,7 @@ def _gated_delta_rule(scope: Scope) -> list[Fields]:
 def _rms_norm(scope: Scope) -> list[Fields]:
     return [
         {"batch": 2, "tokens": 64, "channels": channels, "zero_centered": zero_centered}
-        for channels in ((4096,) if scope.few else (40, 64, 128, 1024, 4096, 8192))
+        for channels in ((4096,) if scope.few else (40, 64, 128, 1024, 4096, 8192, 16384))
         for zero_centered in ((True,) if scope.few or channels != 128 else (False, True))
     ]
 
@@ -138,8 +139,10 @@ def _gated_rms_norm(scope: Scope) -> list[Fields]:
 
 def _l2_norm(scope: Scope) -> list[Fields]:
     return [
-        {"batch": 2, "tokens": 64, "heads": 16, "width": width}
-        for width in ((128,) if scope.few else (40, 64, 72, 96, 128, 256))
+        {"batch": 2, "tokens": 64, "heads": heads, "width": width}
+        for heads, width in (
+            ((16, 128),) if scope.few else (*((16, width) for width in (40, 64, 72, 96, 128, 256)), (1, 16384))
+        )
     ]
 
 
@@ -162,7 +165,7 @@ def _rope_tables(scope: Scope) -> list[Fields]:
 def _short_conv(scope: Scope) -> list[Fields]:
     return [
         {"batch": 2, "tokens": 256, "channels": channels, "taps": taps, "mask": True}
-        for channels, taps in (((1024, 4),) if scope.few else ((1024, 4), (1000, 3), (96, 2)))
+        for channels, taps in (((1024, 4),) if scope.few else ((1024, 4), (1000, 3), (96, 2), (1024, 8)))
     ]
 
 
