@@ -37,7 +37,7 @@ from optimized.eager.rope import rope
 from optimized.eager.short_conv import short_conv
 from optimized.sink_attention import sink_attention
 
-__all__ = ["BACKENDS", "Operations", "check_backend", "choose_backend", "operations", "without_autocast"]
+__all__ = ["BACKENDS", "Operations", "check_backend", "choose_backend", "is_autocast", "operations", "without_autocast"]
 
 BACKENDS: Final = ("flash4", "triton", "torch", "eager")
 """Names of the backends."""
@@ -113,16 +113,18 @@ def operations(backend: str | None, tensor: Tensor) -> Operations:
     return _OPERATIONS[choose_backend(tensor.device, tensor.dtype) if backend is None else backend]
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Returns whether autocast is on for a device."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
     """Returns a context in which operations keep the dtype of their tensors, on the device of ``tensor``.
 
     Autocast is for the projections. An operation widens its 16-bit inputs itself, and a matrix product inside it that
     autocast narrowed again would round a state that has to stay float32.
     """
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(tensor.device.type, enabled=False) if is_autocast(tensor.device) else nullcontext()
 
 
 def _rope_partial(x: Tensor, cos: Tensor, sin: Tensor, *, style: str) -> Tensor:

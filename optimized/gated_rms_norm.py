@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from optimized.kernels.rms_norm_launch import launch_backward, launch_forward
-from optimized.kernels.support import refuse_tensors
+from optimized.kernels.support import check_eps, refuse_tensors
 
 __all__ = ["gated_rms_norm", "supports"]
 
@@ -38,7 +38,7 @@ def gated_rms_norm(
             three axes before the last may have any strides; a tensor of more irregular axes is copied first.
         gate: the shape of ``x``, one of these formats, with strides of its own.
         weight: ``(C,)``, one of these formats.
-        eps: added inside the root, positive.
+        eps: added inside the root, positive in float32.
         zero_centered: whether the factor is ``1 + weight``.
 
     Raises:
@@ -48,8 +48,7 @@ def gated_rms_norm(
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected the last axis of x {tuple(x.shape)}")
     if gate.shape != x.shape:
         raise ValueError(f"gate: got shape {tuple(gate.shape)}, expected the shape of x, {tuple(x.shape)}")
-    if not eps > 0:
-        raise ValueError(f"eps: got {eps}, expected a positive number")
+    check_eps(eps)
     reason = supports(x, gate, weight, eps=eps, zero_centered=zero_centered)
     if reason is not None:
         raise ValueError(reason)

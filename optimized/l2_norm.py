@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from optimized.kernels.l2_norm_launch import launch_backward, launch_forward
-from optimized.kernels.support import refuse_tensors
+from optimized.kernels.support import check_eps, refuse_tensors
 
 __all__ = ["l2_norm", "supports"]
 
@@ -28,7 +28,7 @@ def l2_norm(x: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
     Args:
         x: ``(..., C)``, float32, bfloat16 or float16; the result has its shape and format and is contiguous. Up to
             three axes before the last may have any strides; a tensor of more irregular axes is copied first.
-        eps: added inside the root, positive.
+        eps: added inside the root, positive in float32.
 
     Raises:
         ValueError: ``x`` has no axis, ``eps`` is not positive, or ``supports`` names a reason.
@@ -37,8 +37,7 @@ def l2_norm(x: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
     """
     if x.ndim == 0:
         raise ValueError("x: got shape (), expected (..., C)")
-    if not eps > 0:
-        raise ValueError(f"eps: got {eps}, expected a positive number")
+    check_eps(eps)
     reason = supports(x, eps=eps)
     if reason is not None:
         raise ValueError(reason)

@@ -17,7 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from optimized.kernels.rms_norm_launch import launch_backward, launch_forward
-from optimized.kernels.support import refuse_tensors
+from optimized.kernels.support import check_eps, refuse_tensors
 
 __all__ = ["rms_norm", "supports"]
 
@@ -33,7 +33,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered
         x: ``(..., C)``, float32, bfloat16 or float16; the result has its shape and format and is contiguous. Up to
             three axes before the last may have any strides; a tensor of more irregular axes is copied first.
         weight: ``(C,)``, one of these formats, not necessarily that of ``x``.
-        eps: added inside the root, positive.
+        eps: added inside the root, positive in float32.
         zero_centered: whether the factor is ``1 + weight``.
 
     Raises:
@@ -41,8 +41,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, eps: float, zero_centered
     """
     if x.ndim == 0 or weight.shape != x.shape[-1:]:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected the last axis of x {tuple(x.shape)}")
-    if not eps > 0:
-        raise ValueError(f"eps: got {eps}, expected a positive number")
+    check_eps(eps)
     reason = supports(x, weight, eps=eps, zero_centered=zero_centered)
     if reason is not None:
         raise ValueError(reason)

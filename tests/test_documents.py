@@ -1,6 +1,7 @@
 """What the documents say is so: links lead somewhere, commands exist, the README's example does what it claims."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -56,6 +57,17 @@ def test_every_command_is_in_the_interface_s_table_and_no_other() -> None:
     assert set(re.findall(r"^\| `attest (\w+)", text("docs/interface.md"), flags=re.MULTILINE)) == set(
         subparsers.choices
     )
+
+
+def test_the_layers_of_the_example_run(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(# my_block.py\n.*?)```", text("docs/layers.md"), flags=re.DOTALL)
+    program = tmp_path / "my_block.py"
+    program.write_text(source + "print(tuple(hidden_states.shape), bool(hidden_states.isfinite().all()))\n", "utf-8")
+    finished = subprocess.run(
+        [sys.executable, str(program)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert finished.stdout.split("\n")[0] == "(1, 64, 128) True", finished.stderr
 
 
 def test_the_readme_s_right_kernel_passes_and_its_wrong_one_fails(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from optimized.eager.checks import Window
 
 __all__ = [
+    "SINK_DTYPES",
     "STORAGE_DTYPES",
     "Kernels",
     "architecture",
@@ -86,7 +87,7 @@ def refuse_call(query: Tensor, key: Tensor, value: Tensor, *, scale: float, sink
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(set(dtypes)) > 1 or dtypes[0] not in STORAGE_DTYPES:
         return f"dtype: got {', '.join(map(str, dtypes))}, expected bfloat16 or float16, one for query, key and value"
-    if sinks is not None and sinks.dtype not in (*SINK_DTYPES, *dtypes):
+    if sinks is not None and sinks.dtype not in SINK_DTYPES:
         return f"sinks: got {sinks.dtype}, expected bfloat16, float16 or float32"
     if not scale > 0:
         return f"scale: got {scale}, expected a positive number: the kernels look for the largest score before scaling"

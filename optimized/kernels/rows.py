@@ -25,7 +25,7 @@ def tile_of_program(
     width: tl.tensor, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
     """Returns the rows and the columns of this program: the tiles of ``width`` columns, row of tiles after row."""
-    num_blocks = tl.cdiv(width, BLOCK_C)
+    num_blocks = tl.cdiv(tl.cast(width, INDEX), BLOCK_C)  # in INDEX: the sum that rounds up can pass 2^31
     block = tl.cast(tl.program_id(0), INDEX)
     rows = block // num_blocks * BLOCK_R + tl.arange(0, BLOCK_R)
     columns = block % num_blocks * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -5,7 +5,17 @@ import torch
 from optimized.kernels.precision import STORAGE_DTYPES
 from optimized.kernels.target import refuse_device
 
-__all__ = ["refuse_tensors"]
+__all__ = ["check_eps", "refuse_tensors"]
+
+
+def check_eps(eps: float) -> None:
+    """Refuses an ``eps`` that is not positive in the float32 that kernels compute in: a zero row would divide by 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not torch.finfo(torch.float32).tiny <= eps < torch.inf:
+        raise ValueError(f"eps: got {eps}, expected a positive number that float32 holds")
 
 
 def refuse_tensors(*tensors: torch.Tensor) -> str | None:

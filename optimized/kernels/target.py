@@ -39,6 +39,8 @@ def num_multiprocessors(device: torch.device) -> int:
 
 def refuse_device(device: torch.device) -> str | None:
     """Returns None if kernels can run on tensors of ``device``, else a sentence that says why not."""
+    if device.type == "cuda" and torch.version.hip is not None:
+        return "device: got an AMD GPU, expected one from NVIDIA: no launch setting was examined there"
     if kernels_are_interpreted() or device.type == _driver_device():
         return None
     return f"device: got {device.type}, expected cuda: compiled Triton kernels need a GPU"

@@ -178,6 +178,11 @@ def test_gate_stays_open(needs: dict[str, Any], case: dict[str, Any]) -> None:
     assert gate(kernel(**needs), **case) == []
 
 
+def test_shared_memory_is_limited_on_every_architecture() -> None:
+    (sentence,) = gate(kernel(shared_bytes=SHARED_BYTES_OF_HOPPER + 1), arch="sm_100")
+    assert "does not fit" in sentence
+
+
 def test_one_kernel_of_many_cases_is_one_violation() -> None:
     assert len(gate(kernel(stack_bytes=8), kernel(stack_bytes=8))) == 1
 

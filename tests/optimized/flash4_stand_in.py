@@ -34,6 +34,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "refuse_machine", lambda device: None)  # noqa: ARG005  # its own argument
     monkeypatch.setattr(kernels, "architecture", lambda device: "sm_90")  # noqa: ARG005  # its own argument
     monkeypatch.setattr(kernels, "STORAGE_DTYPES", (torch.float64, torch.bfloat16))
+    monkeypatch.setattr(kernels, "SINK_DTYPES", (torch.float64, *kernels.SINK_DTYPES))
 
 
 def flash_attn_func(

@@ -50,8 +50,8 @@ def test_without_a_gpu_every_packed_call_is_refused() -> None:
         ),
         (
             {},
-            {"sinks": torch.zeros(2, dtype=torch.float64)},
-            "sinks: got torch.float64, expected bfloat16, float16 or float32",
+            {"sinks": torch.zeros(2, dtype=torch.int32)},
+            "sinks: got torch.int32, expected bfloat16, float16 or float32",
         ),
         (
             {},

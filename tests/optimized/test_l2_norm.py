@@ -93,7 +93,8 @@ def test_a_format_without_kernels_is_refused() -> None:
     ("x", "options", "words"),
     [
         (torch.tensor(1.0), {}, r"x: got shape \(\), expected \(\.\.\., C\)"),
-        (torch.zeros(3, 8), {"eps": 0.0}, "eps: got 0.0, expected a positive number"),
+        (torch.zeros(3, 8), {"eps": 0.0}, "eps: got 0.0, expected a positive number that float32 holds"),
+        (torch.zeros(3, 8), {"eps": 1e-50}, "eps: got 1e-50, expected a positive number that float32 holds"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(x: torch.Tensor, options: dict[str, Any], words: str) -> None:

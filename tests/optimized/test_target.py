@@ -5,27 +5,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from optimized.catalogue import CANDIDATES
 from optimized.kernels.target import INTERPRETER, architecture, refuse_device
+
+ROOT = Path(__file__).parents[2]
+"""The checkout."""
 
 SENTENCE = "device: got cpu, expected cuda: compiled Triton kernels need a GPU"
 
 EVERY_KERNEL = """
 import torch
-from optimized import attention, gated_delta_rule, rms_norm
-x, gate = torch.ones(1, 4, 2, 16), torch.zeros(1, 4, 2)
-calls = (
-    (rms_norm.rms_norm, rms_norm.supports, (x, x[0, 0, 0]), {"eps": 1e-6}),
-    (attention.attention, attention.supports, (x, x, x), {"scale": 1.0}),
-    (gated_delta_rule.gated_delta_rule, gated_delta_rule.supports, (x, x, x, gate, gate), {"scale": 1.0}),
-)
-for call, supports, tensors, options in calls:
-    print(supports(*tensors, **options))
+from importlib import import_module
+x, row, gate, heads, table = (torch.ones(shape) for shape in ((1, 4, 2, 16), (16,), (1, 4, 2), (2,), (1, 4, 16)))
+offsets = torch.tensor([0, 4])
+calls = {
+    "rms_norm": ((x, row), {"eps": 1e-6}),
+    "gated_rms_norm": ((x, x, row), {"eps": 1e-6}),
+    "l2_norm": ((x,), {}),
+    "rope": ((x, table, table), {"style": "half"}),
+    "short_conv": ((table, torch.ones(16, 4)), {}),
+    "silu_mul": ((x, x), {}),
+    "mamba_decay": ((gate, heads, heads), {}),
+    "log_sigmoid_decay": ((gate,), {"normalizer": 1.0}),
+    "attention": ((x, x, x), {"scale": 1.0}),
+    "varlen_attention": ((x[0], x[0], x[0], offsets, offsets), {"scale": 1.0}),
+    "gated_delta_rule": ((x, x, x, gate, gate), {"scale": 1.0}),
+}
+for name, (tensors, options) in calls.items():
+    module = import_module(f"optimized.{name}")
+    print(name, module.supports(*tensors, **options))
     try:
-        call(*tensors, **options)
+        getattr(module, name)(*tensors, **options)
     except ValueError as error:
-        print(error)
+        print(name, error)
 """
 
 WITH_A_DRIVER = """
@@ -47,7 +62,7 @@ def _compiled(program: str) -> list[str]:
     """Returns what a program prints in a process whose kernels are compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -55,11 +70,19 @@ def _compiled(program: str) -> list[str]:
 
 
 def test_a_tensor_on_the_cpu_is_declined_by_every_compiled_kernel() -> None:
-    assert _compiled(EVERY_KERNEL) == [SENTENCE] * 6
+    files = {path.stem for path in (ROOT / "optimized").glob("*.py")}
+    names = {candidate.op for candidate in CANDIDATES if candidate.name.startswith("triton-")} & files
+    assert sorted(_compiled(EVERY_KERNEL)) == sorted(2 * [f"{name} {SENTENCE}" for name in names])
 
 
 def test_a_driver_that_only_compiles_stands_for_its_gpu() -> None:
     assert _compiled(WITH_A_DRIVER) == [f"sm_100 132 None {SENTENCE.replace('cpu', 'meta')}"]
+
+
+def test_an_amd_gpu_is_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    sentence = "device: got an AMD GPU, expected one from NVIDIA: no launch setting was examined there"
+    assert refuse_device(torch.device("cuda")) == sentence
 
 
 def test_the_interpreter_takes_any_device() -> None:
