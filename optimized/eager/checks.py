@@ -34,13 +34,16 @@ def check_shape(argument: str, tensor: Tensor, expected: tuple[int | str, ...]) 
         expected: one entry per axis: its size, or the axis's letter where any size is right.
 
     Raises:
+        TypeError: it is no tensor.
         ValueError: the number of axes or a size differs.
     """
+    wanted = ", ".join(map(str, expected))
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{argument}: got {type(tensor).__name__}, expected a tensor ({wanted})")
     agrees = tensor.ndim == len(expected) and all(
         isinstance(size, str) or size == got for got, size in zip(tensor.shape, expected, strict=True)
     )
     if not agrees:
-        wanted = ", ".join(map(str, expected))
         raise ValueError(f"{argument}: got shape {tuple(tensor.shape)}, expected ({wanted})")
 
 
@@ -48,8 +51,11 @@ def check_width(argument: str, tensor: Tensor, expected: int) -> None:
     """Refuses a tensor whose last axis has another size.
 
     Raises:
+        TypeError: it is no tensor.
         ValueError: the last size is not ``expected``.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{argument}: got {type(tensor).__name__}, expected a tensor (..., {expected})")
     if tensor.ndim == 0 or tensor.shape[-1] != expected:
         raise ValueError(f"{argument}: got shape {tuple(tensor.shape)}, expected (..., {expected})")
 
@@ -80,11 +86,15 @@ def check_key_mask(argument: str, mask: Tensor | None, *, batch: int, tokens: in
     """Refuses a mask that is neither None nor a boolean ``(B, S)``.
 
     Raises:
-        TypeError: the mask is not boolean.
+        TypeError: the mask is no tensor, or not boolean.
         ValueError: the shape is not ``(batch, tokens)``.
     """
     if mask is None:
         return
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"{argument}: got {type(mask).__name__}, expected None or a boolean key mask ({batch}, {tokens})"
+        )
     if mask.dtype != torch.bool:
         raise TypeError(f"{argument}: got dtype {mask.dtype}, expected a boolean key mask (True = may be seen)")
     check_shape(argument, mask, (batch, tokens))

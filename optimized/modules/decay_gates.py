@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from optimized.backends import check_backend, operations, without_autocast
-from optimized.modules.checks import check_positive, check_sizes
+from optimized.eager.checks import check_shape
+from optimized.modules.checks import check_positive, check_projected_dtype, check_sizes
 
 __all__ = [
     "AnyDecayGateParameters",
@@ -141,9 +142,10 @@ class MambaDecayGate(nn.Module):
         """Returns the log decay of ``x`` (B, T, hidden_size), shape (B, T, H), float32, or float64 for float64.
 
         Raises:
+            TypeError: ``x`` is no tensor, or has another dtype than the projection.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
-        projected = self.proj(x)
+        projected = _projected(self.proj, x)
         with without_autocast(projected):
             return operations(self.backend, projected).mamba_decay(projected, self.A_log, self.dt_bias)
 
@@ -186,9 +188,10 @@ class LogSigmoidDecayGate(nn.Module):
         """Returns the log decay of ``x`` (B, T, hidden_size), shape (B, T, H), float32, or float64 for float64.
 
         Raises:
+            TypeError: ``x`` is no tensor, or has another dtype than the projection.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
-        projected = self.proj(x)
+        projected = _projected(self.proj, x)
         with without_autocast(projected):
             return operations(self.backend, projected).log_sigmoid_decay(projected, normalizer=self.normalizer)
 
@@ -211,3 +214,10 @@ def make_decay_gate(
                 f"decay_gate: got {type(parameters).__name__}, expected MambaDecayGateParameters or "
                 "LogSigmoidDecayGateParameters"
             )
+
+
+def _projected(projection: nn.Linear, x: Tensor) -> Tensor:
+    check_shape("x", x, ("B", "T", projection.in_features))
+    check_projected_dtype("x", x, projection.weight)
+    out: Tensor = projection(x)
+    return out

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimized.backends import check_backend, operations, without_autocast
-from optimized.eager.checks import check_key_mask, check_shape
+from optimized.eager.checks import check_key_mask, check_multiple, check_shape
 from optimized.modules.checks import check_sizes
 
 __all__ = ["FlashSdpa"]
@@ -77,11 +77,13 @@ class FlashSdpa(nn.Module):
             Shape (B, T, H, V), dtype of ``query_states``. A row that sees no key is 0.
 
         Raises:
-            TypeError: the mask is not boolean.
-            ValueError: a shape disagrees, a window meets ``is_causal=False``, or the backend says why it cannot.
+            TypeError: an argument is no tensor, or the mask is not boolean.
+            ValueError: a shape disagrees, the query heads are no multiple of the key/value heads, a window meets
+                ``is_causal=False``, or the backend says why it cannot.
         """
         check_shape("query_states", query_states, ("B", "T", "H", "D"))
         check_shape("key_states", key_states, (query_states.shape[0], "S", "G", query_states.shape[-1]))
+        check_multiple("query_states heads", query_states.shape[2], key_states.shape[2])
         check_shape("value_states", value_states, (*key_states.shape[:3], "V"))
         check_key_mask("attention_mask", attention_mask, batch=key_states.shape[0], tokens=key_states.shape[1])
         if self.window_size is not None and not is_causal:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from optimized.backends import check_backend, operations, without_autocast
 from optimized.eager.checks import check_multiple, check_shape
-from optimized.modules.checks import check_positive, check_sizes
+from optimized.eager.short_conv import masked
+from optimized.modules.checks import check_positive, check_projected_dtype, check_sizes
 from optimized.modules.decay_gates import AnyDecayGateParameters, make_decay_gate
 from optimized.modules.rms_norm import RMSNorm
 
@@ -140,12 +141,14 @@ class GatedDeltaNet(nn.Module):
                 influence, NaN included.
 
         Raises:
+            TypeError: an argument is no tensor, or ``hidden_states`` has another dtype than the parameters.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
         check_shape("hidden_states", hidden_states, ("B", "T", self.hidden_size))
+        check_projected_dtype("hidden_states", hidden_states, self.qkv_proj.weight)
         if attention_mask is not None:
             check_shape("attention_mask", attention_mask, tuple(hidden_states.shape[:2]))
-            hidden_states = _masked(hidden_states, attention_mask.unsqueeze(-1))
+            hidden_states = masked(hidden_states, attention_mask)
         query, key, value = torch.split(self.qkv_conv1d(self.qkv_proj(hidden_states)), self.widths, dim=-1)
         log_decay = self.decay_gate(hidden_states)
         beta = torch.sigmoid(self.b_proj(hidden_states))
@@ -164,8 +167,3 @@ class GatedDeltaNet(nn.Module):
             out = backend.gated_rms_norm(out, gate, self.out_norm.weight, eps=self.out_norm.eps)
         result: Tensor = self.o_proj(out.flatten(2))
         return result
-
-
-def _masked(x: Tensor, column: Tensor) -> Tensor:
-    """Returns ``x * column``; False makes a 0 of anything."""
-    return x.masked_fill(~column, 0.0) if column.dtype == torch.bool else x * column.to(x.dtype)

@@ -7,8 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from optimized.backends import check_backend
-from optimized.eager.checks import check_multiple, check_shape
-from optimized.modules.checks import check_even, check_positive, check_sizes
+from optimized.eager.checks import check_key_mask, check_multiple, check_shape
+from optimized.modules.checks import (
+    check_even,
+    check_position_embeddings,
+    check_positive,
+    check_projected_dtype,
+    check_sizes,
+)
 from optimized.modules.flash_sdpa import FlashSdpa
 from optimized.modules.rms_norm import RMSNorm
 from optimized.modules.rotary_embedding import RotaryEmbeddingApplicator, RotaryEmbeddingStyle, as_style
@@ -109,12 +115,16 @@ class GroupedQueryAttention(nn.Module):
             position_embeddings: cosines and sines, each (B, T, R).
 
         Raises:
-            TypeError: the mask is not boolean.
+            TypeError: an argument is no tensor, ``hidden_states`` has another dtype than the parameters, or the mask is
+                not boolean.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
         check_shape("hidden_states", hidden_states, ("B", "T", self.hidden_size))
+        check_projected_dtype("hidden_states", hidden_states, self.q_proj.weight)
+        B, T, _ = hidden_states.shape
+        check_key_mask("attention_mask", attention_mask, batch=B, tokens=T)
+        check_position_embeddings("position_embeddings", position_embeddings, batch=B, tokens=T, width=self.rope_dim)
         cos, sin = position_embeddings
-        check_shape("position_embeddings[0]", cos, (*hidden_states.shape[:2], self.rope_dim))
         query = torch.unflatten(self.q_proj(hidden_states), -1, (-1, self.head_dim))
         key = torch.unflatten(self.k_proj(hidden_states), -1, (-1, self.head_dim))
         value = torch.unflatten(self.v_proj(hidden_states), -1, (-1, self.head_dim))

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from optimized.backends import check_backend
 from optimized.eager.checks import check_width
-from optimized.modules.checks import check_positive, check_sizes
+from optimized.modules.checks import check_positive, check_projected_dtype, check_sizes
 from optimized.modules.rms_norm import RMSNorm
 
 __all__ = ["LowRankProjection"]
@@ -53,8 +53,10 @@ class LowRankProjection(nn.Module):
         """Returns the projection of ``x`` (..., in_features), shape (..., out_features).
 
         Raises:
-            ValueError: the last axis is not ``in_features``.
+            TypeError: ``x`` is no tensor, or has another dtype than the parameters.
+            ValueError: the last axis is not ``in_features``, or the backend says why it cannot.
         """
         check_width("x", x, self.down_proj.in_features)
+        check_projected_dtype("x", x, self.down_proj.weight)
         out: Tensor = self.up_proj(self.norm(self.down_proj(x)))
         return out

@@ -7,8 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from optimized.backends import check_backend
-from optimized.eager.checks import check_shape
-from optimized.modules.checks import check_even, check_positive, check_sizes
+from optimized.eager.checks import check_key_mask, check_shape
+from optimized.modules.checks import (
+    check_even,
+    check_position_embeddings,
+    check_positive,
+    check_projected_dtype,
+    check_sizes,
+)
 from optimized.modules.flash_sdpa import FlashSdpa
 from optimized.modules.low_rank_projection import LowRankProjection
 from optimized.modules.rms_norm import RMSNorm
@@ -109,14 +115,19 @@ class MultiHeadLatentAttention(nn.Module):
             position_embeddings: cosines and sines, each (B, T, R).
 
         Raises:
-            TypeError: the mask is not boolean.
+            TypeError: an argument is no tensor, ``hidden_states`` has another dtype than the parameters, or the mask is
+                not boolean.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
         check_shape("hidden_states", hidden_states, ("B", "T", self.hidden_size))
+        check_projected_dtype("hidden_states", hidden_states, self.kv_down_proj.weight)
+        B, T, _ = hidden_states.shape
+        check_key_mask("attention_mask", attention_mask, batch=B, tokens=T)
+        check_position_embeddings(
+            "position_embeddings", position_embeddings, batch=B, tokens=T, width=self.qk_rope_head_dim
+        )
         cos, sin = position_embeddings
         N, R, V = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim
-        check_shape("position_embeddings[0]", cos, (*hidden_states.shape[:2], R))
-
         query = torch.unflatten(self.q_proj(hidden_states), -1, (-1, N + R))
         latent, shared_key = torch.split(self.kv_down_proj(hidden_states), [self.kv_lora_rank, R], dim=-1)
         expanded = torch.unflatten(self.kv_up_proj(self.kv_down_norm(latent)), -1, (-1, N + V))

@@ -145,6 +145,9 @@ class RotaryEmbeddingApplicator(nn.Module):
         self.style = as_style("style", style)
         self.backend = check_backend(backend)
 
+    def reset_parameters(self) -> None:
+        """Does nothing, as there are no parameters: whoever resets all parts of a model need not ask."""
+
     def forward(
         self,
         query_states: Tensor,
@@ -161,16 +164,15 @@ class RotaryEmbeddingApplicator(nn.Module):
             position_embedding_sin: shape (B, T, R).
 
         Raises:
+            TypeError: an argument is no tensor.
             ValueError: a shape disagrees, or the backend says why it cannot.
         """
-        return (
-            self.rotate("query_states", query_states, position_embedding_cos, position_embedding_sin),
-            self.rotate("key_states", key_states, position_embedding_cos, position_embedding_sin),
-        )
+        _check_rotation("query_states", query_states, position_embedding_cos, position_embedding_sin)
+        _check_rotation("key_states", key_states, position_embedding_cos, position_embedding_sin)
+        query = self._rotated(query_states, position_embedding_cos, position_embedding_sin)
+        return query, self._rotated(key_states, position_embedding_cos, position_embedding_sin)
 
-    def rotate(self, argument: str, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Returns ``x`` (B, T, H, D), in messages called ``argument``, with its first R channels rotated."""
-        _check_rotation(argument, x, cos, sin)
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         with without_autocast(x):
             return operations(self.backend, x).rope_partial(x, cos, sin, style=self.style.value)
 

@@ -18,13 +18,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from optimized.kernels.delta_rule.autograd import launch_gated_delta_rule
+from optimized.gated_delta_rule import gated_delta_rule
 
 __all__ = ["compile_kernels"]
 
 
 class _TargetOnly:
     """A driver for a Hopper GPU that is not there."""
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
@@ -52,9 +55,7 @@ def compile_kernels(*, width: int) -> dict[str, dict[str, int]]:
     JITFunction.__getitem__ = compile_instead
     vector = torch.zeros(1, 64, 132, width, dtype=torch.bfloat16, requires_grad=True)
     gate = torch.zeros(1, 64, 132, dtype=torch.bfloat16, requires_grad=True)
-    result = launch_gated_delta_rule(
-        vector, vector, vector, gate, gate, None, scale=0.5, normalize_qk=True, chunk_size=64
-    )
+    result = gated_delta_rule(vector, vector, vector, gate, gate, scale=0.5, normalize_qk=True)
     torch.autograd.backward(list(result), [torch.zeros_like(x) for x in result])
     return {name: _figures(kernel) for name, kernel in compiled.items()}
 

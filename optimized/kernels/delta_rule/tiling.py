@@ -9,54 +9,80 @@ from typing import Final
 
 import torch
 
-from optimized.kernels.precision import kernels_are_interpreted
+from optimized.kernels.target import INTERPRETER
 from optimized.kernels.tiling import padded_width
 
-__all__ = ["CHUNK_SIZES", "MAX_WIDTH", "DeltaRuleTiling", "choose_tiling", "default_chunk_size"]
+__all__ = [
+    "CHUNK_SIZES",
+    "MAX_WIDTH",
+    "DeltaRuleTiling",
+    "Tiles",
+    "choose_tiling",
+    "largest_chunk_size",
+]
 
 CHUNK_SIZES: Final = (16, 32, 64)
 """Chunk sizes that the kernels can be built with: powers of two, from the smallest tile of a tensor core."""
 
-MAX_WIDTH: Final = 128
+MAX_WIDTH: Final = 256
 """Largest width of keys and of values: the state's columns of one program stay in registers."""
 
-_HOPPER_MULTIPROCESSORS: Final = 132
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """Settings of one kernel.
+
+    Attributes:
+        block_d: query/key channels of a piece.
+        block_v: value channels of a tile.
+        num_warps: warps of a program; wgmma needs 4 or a multiple.
+        num_stages: depth of the load pipeline.
+    """
+
+    block_d: int
+    block_v: int
+    num_warps: int
+    num_stages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaRuleTiling:
-    """Settings of the five kernels.
+    """Settings of all kernels of a call.
 
     Attributes:
         chunk_size: tokens of a chunk.
-        block_d: query/key width, padded to a power of two.
-        block_state: value channels of a program that carries the state from chunk to chunk.
-        block_gradient: value channels that the gradient kernel holds at a time.
         solve_precision: ``input_precision`` of the products that join the blocks of the chunk inverse.
-        prepare_warps: warps of the kernel that inverts the chunks.
-        state_warps: warps of the two kernels that carry a state.
-        gradient_warps: warps of the gradient kernel.
-        state_stages: depth of the load pipeline of the kernels that carry a state.
+        prepare: the kernel that prepares the chunks; it reads no values.
+        carry: the two kernels that carry a state or its cotangent.
+        gradient: the three kernels that work on every chunk alone in the backward pass.
     """
 
     chunk_size: int
-    block_d: int
-    block_state: int
-    block_gradient: int
     solve_precision: str
-    prepare_warps: int
-    state_warps: int
-    gradient_warps: int
-    state_stages: int
+    prepare: Tiles
+    carry: Tiles
+    gradient: Tiles
 
 
-def default_chunk_size(dtype: torch.dtype) -> int:
-    """Returns the default chunk size: on a GPU, float32 products of 64 tokens would not fit the registers."""
-    return 32 if dtype == torch.float32 and not kernels_are_interpreted() else 64
+def largest_chunk_size(*, dtype: torch.dtype, head_width: int) -> int:
+    """Returns the largest chunk size, also the default: the sums over a chunk's tokens and channels stay in registers.
+
+    Exact float32 products hold whole rows of their operands in registers too, and need the smallest chunk.
+    """
+    if dtype == torch.float32:
+        return 16
+    return 64 if head_width <= 128 else 32
 
 
 def choose_tiling(
-    *, chunk_size: int, head_width: int, value_width: int, num_states: int, dtype: torch.dtype
+    *,
+    chunk_size: int,
+    head_width: int,
+    value_width: int,
+    num_states: int,
+    num_multiprocessors: int,
+    dtype: torch.dtype,
+    arch: str,
 ) -> DeltaRuleTiling:
     """Returns the settings for ``num_states`` states of ``head_width`` by ``value_width`` in the storage ``dtype``.
 
@@ -65,35 +91,30 @@ def choose_tiling(
     rounded to 16 bits anyway.
     """
     block_d, block_v = padded_width(head_width), padded_width(value_width)
-    if kernels_are_interpreted():
-        return _interpreter_tiling(chunk_size=chunk_size, block_d=block_d, block_v=block_v)
     is_wide_format = dtype == torch.float32
-    block_state = min(block_v, 32 if is_wide_format else 64)
-    while block_state > 16 and num_states * (block_v // block_state) < _HOPPER_MULTIPROCESSORS:
-        block_state //= 2
+    if arch == INTERPRETER:
+        tiles = Tiles(block_d=min(block_d, 64), block_v=min(block_v, 64), num_warps=4, num_stages=1)
+        return DeltaRuleTiling(
+            chunk_size=chunk_size, solve_precision="ieee", prepare=tiles, carry=tiles, gradient=tiles
+        )
+    columns = min(block_v, 16 if head_width > 128 else 32 if is_wide_format else 64)
+    while columns > 16 and num_states * -(-value_width // columns) < num_multiprocessors:
+        columns //= 2
+    if is_wide_format:
+        return DeltaRuleTiling(
+            chunk_size=chunk_size,
+            solve_precision="ieee",
+            prepare=Tiles(block_d=16, block_v=16, num_warps=8, num_stages=1),
+            carry=Tiles(block_d=32 if head_width > 128 else 16, block_v=columns, num_warps=8, num_stages=1),
+            gradient=Tiles(block_d=min(block_d, 64), block_v=16, num_warps=8, num_stages=1),
+        )
+    block_d = min(block_d, 64)
     return DeltaRuleTiling(
         chunk_size=chunk_size,
-        block_d=block_d,
-        block_state=block_state,
-        block_gradient=min(block_v, 16 if is_wide_format else 32),
-        solve_precision="ieee" if is_wide_format else "tf32x3",
-        prepare_warps=8 if is_wide_format else 4,
-        state_warps=8 if is_wide_format else 4,
-        gradient_warps=8,
-        state_stages=1 if is_wide_format else 2,
-    )
-
-
-def _interpreter_tiling(*, chunk_size: int, block_d: int, block_v: int) -> DeltaRuleTiling:
-    """Returns settings with few programs: the interpreter's time is their number, whatever they hold."""
-    return DeltaRuleTiling(
-        chunk_size=chunk_size,
-        block_d=block_d,
-        block_state=min(block_v, 64),
-        block_gradient=min(block_v, 64),
-        solve_precision="ieee",
-        prepare_warps=4,
-        state_warps=4,
-        gradient_warps=4,
-        state_stages=1,
+        solve_precision="tf32x3",
+        prepare=Tiles(block_d=block_d, block_v=16, num_warps=4, num_stages=2),
+        carry=Tiles(block_d=block_d, block_v=columns, num_warps=8, num_stages=2),
+        gradient=Tiles(
+            block_d=block_d, block_v=min(block_v, 16 if head_width > 128 else 32), num_warps=8, num_stages=1
+        ),
     )

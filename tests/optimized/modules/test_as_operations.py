@@ -68,7 +68,7 @@ def test_flash4_asks_for_a_gpu(name: str) -> None:
     assert getattr(support, f"flash4_{name}")(*narrow, parameters, **config) == sentence
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "low_rank_projection"])
+@pytest.mark.parametrize("name", LAYERS)
 def test_triton_computes_the_examples(name: str) -> None:
     arguments, config = _call(name)
     assert getattr(support, f"triton_{name}")(*arguments, **config) is None
@@ -104,3 +104,23 @@ def test_triton_declines_wide_heads_of_the_delta_rule() -> None:
     assert_refused(
         _function("gated_delta_net", "triton"), support.triton_gated_delta_net, *arguments, sentence=sentence, **config
     )
+
+
+def test_triton_declines_many_taps_of_the_convolution() -> None:
+    arguments, config = _call("gated_delta_net", {"conv_size": 9})
+    function, sentence = _function("gated_delta_net", "triton"), "weight: got 9 taps, expected 1 to 8"
+    assert_refused(function, support.triton_gated_delta_net, *arguments, sentence=sentence, **config)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("low_rank_projection", {"bottleneck": 32769}),
+        ("multi_head_latent_attention", {"kv_lora_rank": 32769}),
+        ("multi_head_latent_attention", {"q_lora_rank": 32769}),
+    ],
+)
+def test_triton_declines_wide_norms_of_a_layer(name: str, changes: dict[str, Any]) -> None:
+    arguments, config = _call(name, changes)
+    function, supports = _function(name, "triton"), getattr(support, f"triton_{name}")
+    assert_refused(function, supports, *arguments, sentence="x: got 32769 channels, expected 1 to 32768", **config)
