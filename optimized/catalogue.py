@@ -195,8 +195,10 @@ CANDIDATES: tuple[Candidate, ...] = (
            formats=_ALL),
     *_each("triton-delta-rule", "gated_delta_rule", f"{_TRITON_RULE}:gated_delta_rule", _tensor_core,
            supports=f"{_TRITON_RULE}:supports"),
+    # Other roundings of the same kernels, for the judge; on a GPU tiles of 16 tokens are too small for wgmma.
     *_each("triton-delta-rule-chunk-16", "gated_delta_rule", f"{_TRITON_RULE}:make_gated_delta_rule", _tensor_core,
-           supports=f"{_TRITON_RULE}:supports", factory={"chunk_size": 16}, formats=("bfloat16",)),
+           supports=f"{_TRITON_RULE}:supports", factory={"chunk_size": 16}, formats=("bfloat16",),
+           devices=("cpu",)),
 
     *_layer("torch", "low_rank_projection", _layered),
     *_layer("torch", "flash_sdpa", _widened),

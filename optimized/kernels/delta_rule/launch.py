@@ -18,6 +18,7 @@ from optimized.kernels.delta_rule.tiling import DeltaRuleTiling
 from optimized.kernels.precision import allocate_output, kernel_input, kernels_are_interpreted, triton_dtype
 
 __all__ = [
+    "MAX_REGISTERS",
     "Inputs",
     "Prepared",
     "Settings",
@@ -57,6 +58,13 @@ class Prepared(NamedTuple):
     attention: torch.Tensor
     query_norms: torch.Tensor | None
     key_norms: torch.Tensor | None
+
+
+MAX_REGISTERS = 255
+"""All that a thread can have: left to itself, ptxas spills a few to make room for one more program.
+
+The kernel that carries a state is the exception: told so, it spills where it does not by itself.
+"""
 
 
 class Settings(NamedTuple):
@@ -133,6 +141,7 @@ def prepare(inputs: Inputs, table: ChunkTable, settings: Settings) -> Prepared:
         NORM_EPS=settings.norm_eps,
         SOLVE_PRECISION=tiling.solve_precision,
         num_warps=tiling.prepare.num_warps,
+        maxnreg=MAX_REGISTERS,
         num_stages=tiling.prepare.num_stages,
         **constants(inputs, table, settings),
     )

@@ -15,7 +15,7 @@ import triton
 from optimized.kernels.delta_rule.carry_cotangent import carry_cotangent_kernel
 from optimized.kernels.delta_rule.chunks import ChunkTable
 from optimized.kernels.delta_rule.key_gradient import key_gradient_kernel
-from optimized.kernels.delta_rule.launch import Inputs, Prepared, Settings, constants
+from optimized.kernels.delta_rule.launch import MAX_REGISTERS, Inputs, Prepared, Settings, constants
 from optimized.kernels.delta_rule.pairs import pair_kernel
 from optimized.kernels.delta_rule.query_gradient import query_gradient_kernel
 from optimized.kernels.precision import allocate_output
@@ -87,6 +87,7 @@ def carry_cotangent(
         BLOCK_V=tiles.block_v,
         HAS_INITIAL=initial_dtype is not None,
         num_warps=tiles.num_warps,
+        maxnreg=MAX_REGISTERS,
         num_stages=tiles.num_stages,
         **_constants(inputs, table, settings),
     )
