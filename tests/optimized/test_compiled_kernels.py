@@ -9,6 +9,8 @@ import pytest
 from harness.cli.main import main
 from optimized.catalogue import CANDIDATES
 
+pytestmark = pytest.mark.slow  # minutes of compiling; the session "codegen" compiles all of it
+
 TRITON = sorted(
     candidate.name
     for candidate in CANDIDATES
