@@ -44,3 +44,16 @@ def test_no_triton_candidate_declines_a_shape_of_every_day(surveyed: tuple[int, 
         for item in surveyed[1]
         if item["candidate"] in TRITON and item["status"] != "ok"
     ] == []
+
+
+def test_the_delta_rule_is_two_kernels_forward_and_five_backward(surveyed: tuple[int, list[dict[str, Any]]]) -> None:
+    items = [item for item in surveyed[1] if item["candidate"] == "triton-delta-rule-bf16"]
+    # The kernel that carries the state is launched in both passes, with another code in each.
+    assert {kernel["kernel"] for item in items for kernel in item["kernels"]} == {
+        "prepare.prepare_kernel",
+        "carry_state.carry_state_kernel",
+        "carry_cotangent.carry_cotangent_kernel",
+        "pairs.pair_kernel",
+        "query_gradient.query_gradient_kernel",
+        "key_gradient.key_gradient_kernel",
+    }
