@@ -81,8 +81,9 @@ def key_value_gradient_tiles(
         return AttentionTiles(block_m=32, block_n=block_n, num_warps=4, num_stages=1, computes_both=width <= 128)
     if width <= 64:
         return AttentionTiles(block_m=32 if has_extras else 64, block_n=128, num_warps=8, num_stages=2)
-    block_m = 32 if width <= 128 else 16
-    return AttentionTiles(block_m=block_m, block_n=64, num_warps=8, num_stages=2, computes_both=width <= 128)
+    if width <= 128:
+        return AttentionTiles(block_m=32, block_n=64, num_warps=8, num_stages=2)
+    return AttentionTiles(block_m=16, block_n=64, num_warps=8, num_stages=3 if has_extras else 2, computes_both=False)
 
 
 def query_gradient_tiles(
