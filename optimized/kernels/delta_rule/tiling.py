@@ -105,7 +105,12 @@ def choose_tiling(
             chunk_size=chunk_size,
             solve_precision="ieee",
             prepare=Tiles(block_d=16, block_v=16, num_warps=8, num_stages=1),
-            carry=Tiles(block_d=32 if head_width > 128 else 16, block_v=columns, num_warps=8, num_stages=1),
+            carry=Tiles(
+                block_d=32 if head_width > 128 else 16,
+                block_v=columns,
+                num_warps=4 if columns == 16 and head_width <= 128 else 8,
+                num_stages=1,
+            ),
             gradient=Tiles(block_d=min(block_d, 64), block_v=16, num_warps=8, num_stages=1),
         )
     block_d = min(block_d, 64)
