@@ -42,7 +42,7 @@ def install(session: nox.Session, *extras: str) -> None:
     """Installs the torch that fits this machine, then the project with its extras, editable."""
     if not has_torch(session):
         install_torch(session)
-    session.install("-e", f".[{','.join(extras)}]")
+    session.install("-e", f".[{','.join(extras)}]" if extras else ".")
 
 
 def has_torch(session: nox.Session) -> bool:
