@@ -148,7 +148,7 @@ def flash4(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def campaign(session: nox.Session) -> None:
-    """200 cases per operation and dtype for every Triton kernel, with a report; about an hour on two cores."""
+    """200 cases per operation and dtype for every Triton kernel, with a report: for a night."""
     session.notify("attest", ["run", "--profile", "full", "--candidate", "triton-*", *session.posargs])
 
 
