@@ -26,7 +26,7 @@ from harness.truth import GRAD, Truth, truth
 from harness.wire import inputs_crc
 from optimized.candidate import Candidate, Recipe
 
-__all__ = ["MORE", "RETESTS", "Settings", "overall", "verify"]
+__all__ = ["MORE", "RETESTS", "Settings", "Shared", "overall", "settled", "verify"]
 
 RETESTS = 4
 """Fresh seeds on which an AMBIGUOUS case is judged again."""
@@ -63,8 +63,12 @@ class Settings:
     relations: bool = True
 
 
-class _Shared:
-    """What the candidates of one case share."""
+class Shared:
+    """What the candidates of one case share.
+
+    Attributes:
+        answers: what each candidate returned, by its name.
+    """
 
     def __init__(self, case: Case) -> None:
         started = time.perf_counter()
@@ -72,6 +76,7 @@ class _Shared:
         self.row = operation(case.op)
         self.inputs = self.row.inputs(case)
         self.inputs_s = time.perf_counter() - started
+        self.answers: dict[str, Answer] = {}
         self._truths: dict[tuple[tuple[str, ...], bool], Truth] = {}
         self._budgets: dict[tuple[tuple[str, ...], bool, Recipe, int], dict[str, Budget]] = {}
 
@@ -103,14 +108,20 @@ def verify(case: Case, candidates: Sequence[Candidate], worker: Worker, settings
         worker: runs the candidates.
         settings: how.
     """
-    shared = _Shared(case)
-    return [_settled(shared, candidate, worker, settings) for candidate in candidates]
+    shared = Shared(case)
+    return [settled(shared, candidate, worker, settings) for candidate in candidates]
 
 
-def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
+def settled(shared: Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
     """Returns the record of a case; an AMBIGUOUS one is judged again with fresh seeds, never with the same one.
 
     It stays AMBIGUOUS when all fresh seeds pass, and fails when one of them is beyond its limit as well.
+
+    Args:
+        shared: the case; it keeps what the candidate returned.
+        candidate: who is judged.
+        worker: runs it.
+        settings: how.
     """
     record = _record(shared, candidate, worker, settings)
     if record.verdict is not Verdict.AMBIGUOUS:
@@ -118,7 +129,7 @@ def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Se
     retests = []
     for index in range(1, RETESTS + 1):
         fresh = shared.case.replaced(seed=(shared.case.seed + 0x9E3779B1 * index) % 2**31)
-        again = _record(_Shared(fresh), candidate, worker, dataclasses.replace(settings, relations=False))
+        again = _record(Shared(fresh), candidate, worker, dataclasses.replace(settings, relations=False))
         retests.append({"seed": fresh.seed, "verdict": again.verdict.value, "reason": again.reason})
     if not any(each["verdict"] in _BEYOND for each in retests):
         return dataclasses.replace(record, retests=retests)
@@ -132,7 +143,7 @@ def _settled(shared: _Shared, candidate: Candidate, worker: Worker, settings: Se
     )
 
 
-def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
+def _record(shared: Shared, candidate: Candidate, worker: Worker, settings: Settings) -> Record:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     hung = worker.hung[candidate.name]
     request = {"kind": "run", "case": shared.case.to_data(), "candidate": candidate.name, "plugin": settings.plugin}
@@ -153,6 +164,7 @@ def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Set
     phases = Phases(inputs_s=shared.inputs_s, candidate_s=candidate_s, worker_s=max(answer.seconds - candidate_s, 0.0))
     if answer.status == "ok" and answer.header["inputs_crc"] != inputs_crc(shared.inputs):
         answer = Answer("error", {"sentence": "the testbench's worker made other inputs than the reference got"})
+    shared.answers[candidate.name] = answer
     if answer.status != "ok":
         return Record(**fields, **_not_judged(answer), phases=phases)
     judged, phases = _judged(shared, candidate, answer, phases)
@@ -171,7 +183,7 @@ def _record(shared: _Shared, candidate: Candidate, worker: Worker, settings: Set
 
 
 def _judged(
-    shared: _Shared, candidate: Candidate, answer: Answer, phases: Phases
+    shared: Shared, candidate: Candidate, answer: Answer, phases: Phases
 ) -> tuple[dict[str, Any], Phases]:  # fmt: skip
     """Returns verdict, reason, judgements and what was not checked, and the time that it took."""
     row = shared.row
@@ -220,7 +232,7 @@ def overall(judgements: Sequence[Judgement]) -> tuple[Verdict, str]:
 
 
 def _judge_one(
-    shared: _Shared, name: str, actual: Tensor | None, budget: Budget, expected: Truth
+    shared: Shared, name: str, actual: Tensor | None, budget: Budget, expected: Truth
 ) -> Judgement:  # fmt: skip
     if actual is None:
         return judge_missing(name, budget)
