@@ -26,6 +26,7 @@ from harness.codec import from_json, to_json
 from harness.errors import TestbenchError
 from harness.execute import Worker
 from harness.operations.case import Case
+from harness.power.runs import Run, run_case
 from harness.records import Record
 from harness.shrink import shrink
 from harness.speed import Speed, measure_speed
@@ -79,6 +80,10 @@ class Lanes:
         """Yields, for failed records, the record of the smallest case that fails alike."""
         for line in self._each(_shrink_item, ((dict(item.case), item.candidate) for item in records)):
             yield from_json(line)
+
+    def power(self, items: Iterable[tuple[Case, Sequence[tuple[str, str, str]]]]) -> Iterator[list[Run]]:
+        """Yields the runs of a case on seeded faults, given as key, wrong candidate and healthy twin."""
+        return self._each(_power_item, ((case.to_data(), tuple(pairs)) for case, pairs in items))
 
     def speed(self, items: Sequence[Item], speed: Speed) -> Iterator[Record]:
         """Yields verified records with times; one lane, so that nothing else runs beside what is timed."""
@@ -176,6 +181,12 @@ def _verify_item(data: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     lane = _lane[0]
     records = verify(case_from_data(data), [lane.candidates[name] for name in names], lane.worker, lane.settings)
     return [_line(record) for record in records]
+
+
+def _power_item(data: Mapping[str, Any], pairs: Sequence[tuple[str, str, str]]) -> list[Run]:
+    lane = _lane[0]
+    found = [(key, lane.candidates[wrong], lane.candidates[healthy]) for key, wrong, healthy in pairs]
+    return run_case(case_from_data(data), found, lane.worker, lane.settings)
 
 
 def _shrink_item(data: Mapping[str, Any], name: str) -> str:

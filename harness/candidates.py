@@ -13,7 +13,7 @@ from types import ModuleType
 from harness.errors import UsageError, nearest
 from optimized.candidate import Candidate
 
-__all__ = ["GROUP", "Found", "find_candidates", "load_plugin", "select"]
+__all__ = ["GROUP", "Found", "find_candidates", "import_plugin", "load_plugin", "select"]
 
 GROUP = "attest.candidates"
 _OURS = "optimized.catalogue"
@@ -73,7 +73,7 @@ def load_plugin(plugin: str) -> Sequence[Candidate]:
     path = Path(path_text if not wanted else f"{path_text}.py")
     if not path.is_file():
         raise UsageError(f"--plugin: got {plugin!r}, expected the path of a Python file, or FILE.py:NAME")
-    module = _import_file(path)
+    module = import_plugin(path)
     if wanted and not hasattr(module, wanted):
         named = [item for item in _tuple_of(module, "CANDIDATES", plugin) if item.name == wanted]
         if not named:
@@ -115,18 +115,27 @@ def _matching(pattern: str, found: Found, chosen: Sequence[Candidate], op: str |
     raise UsageError(f"--candidate: got {pattern!r}, expected one of {', '.join(known)}{nearest(pattern, known)}")
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_plugin(path: Path, *, option: str = "--plugin") -> ModuleType:
+    """Returns the module of a plug-in file.
+
+    Args:
+        path: the file.
+        option: by which it was named, for the sentence.
+
+    Raises:
+        UsageError: it does not import.
+    """
     name = f"attest_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--plugin: {path} is not a Python file")
+        raise UsageError(f"{option}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Triton reads a kernel's source through its module, and dataclasses look their module up by name.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--plugin: {path} does not import ({type(error).__name__}: {error})") from error
+        raise UsageError(f"{option}: {path} does not import ({type(error).__name__}: {error})") from error
     return module
 
 
