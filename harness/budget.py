@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic
-from harness.emulators.rounding import FORMAT_BITS, Identity, Nearest, Random, Rounding, half_ulp, to_nearest
+from harness.emulators.rounding import FORMAT_BITS, Directed, Identity, Nearest, Random, Rounding, half_ulp, to_nearest
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.truth import GRAD, Truth, promote
@@ -36,6 +36,8 @@ class Budget:
         store_variance: the part of ``sigma ** 2`` that comes from the last store.
         samples: errors of the random executions, before the last store, ``(samples, ...)``.
         nearest: errors of the round-to-nearest executions, after the last store, ``(executions, ...)``.
+        directed: errors of an execution whose special functions all err upwards by as much as they may, after the last
+            store, ``(executions, ...)``: granted to aggregates, because a kernel's exponential may well err one way.
         overflow: where a round-to-nearest execution leaves the range of a format on the way: not judged.
         fmt: format in which the candidate stores it.
     """
@@ -46,6 +48,7 @@ class Budget:
     store_variance: Tensor
     samples: Tensor
     nearest: Tensor
+    directed: Tensor
     overflow: Tensor
     fmt: str
 
@@ -97,12 +100,14 @@ def measure_budgets(
     runs = [_run(row, inputs, recipe, Random(each, case.seed + 7919 * index), tile, names)
             for index, tile in enumerate(tiles)]  # fmt: skip
     nearest = [_run(row, inputs, recipe, Nearest(), tile, names) for tile in dict.fromkeys((tiles[0], tiles[-1]))]
+    directed = _run(row, inputs, recipe, Directed(), tiles[-1], names)
     formats = _stored_formats(row, recipe.storage)
     return {
         name: _budget(
             expected.expected[name],
             torch.cat([run[name] for run in runs]),
             torch.cat([run[name] for run in nearest]),
+            directed[name],
             formats.get(name, recipe.storage),
             recipe.accumulator,
         )
@@ -121,7 +126,9 @@ def _stored_formats(row: Operation, storage: str) -> Mapping[str, str]:
     return {output.name: "float32" if output.wide and narrow else storage for output in row.outputs}
 
 
-def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumulator: str) -> Budget:
+def _budget(
+    expected: Tensor, samples: Tensor, nearest: Tensor, directed: Tensor, fmt: str, accumulator: str
+) -> Budget:  # fmt: skip
     finite = torch.isfinite(expected)
     safe = torch.where(finite, expected, 0.0)
     # An execution that leaves a format's range on the way, or the reference's own, decides nothing there.
@@ -129,6 +136,7 @@ def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumu
     usable = finite & ~overflow
     errors = torch.where(usable, samples - safe, 0.0)
     stored = torch.where(usable, to_nearest(nearest, fmt) - safe, 0.0)
+    one_way = to_nearest(directed, fmt) - safe
     own = errors.square().mean(0)
     rows = own.mean(-1, keepdim=True) if own.dim() and own.shape[-1] else own
     structural = (safe == 0) & (own == 0) & (nearest == 0).all(0)
@@ -144,6 +152,7 @@ def _budget(expected: Tensor, samples: Tensor, nearest: Tensor, fmt: str, accumu
         store_variance=store_variance,
         samples=errors,
         nearest=stored,
+        directed=torch.where(usable & torch.isfinite(one_way), one_way, 0.0),
         overflow=overflow,
         fmt=fmt,
     )

@@ -84,7 +84,7 @@ def _judgement(item: dict[str, Any]) -> Judgement:
     item |= {name: decode_number(item[name]) for name in numbers}
     item["verdict"] = Verdict(item["verdict"])
     item["aggregates"] = tuple(
-        Aggregate(name=each["name"], **{key: _finite(each[key]) for key in ("value", "limit", "error")})
+        Aggregate(name=each["name"], **{key: _finite(number) for key, number in each.items() if key != "name"})
         for each in item["aggregates"]
     )
     return Judgement(**item)

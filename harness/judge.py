@@ -10,6 +10,8 @@ from harness.budget import Budget
 from harness.metrics import project, rms
 from harness.operations.base import Operation, output_dtype, storage_dtype
 from harness.records import Aggregate, Judgement, Verdict
+from harness.slices import slice_gains
+from harness.spread import lean, spread
 from harness.truth import GRAD
 
 __all__ = ["AMBIGUOUS_RATIO", "judge", "judge_missing", "stored_dtype"]
@@ -114,7 +116,7 @@ def _numeric_judgement(
     place = tuple(index.values())
     max_ratio = ratios.reshape(-1)[worst].item()
     nearest = (budget.nearest.abs() / budget.tolerance).max().item()
-    aggregates = _aggregates(budget, errors, tangents)
+    aggregates = _aggregates(budget, errors, tangents, axes)
     verdict, reason = _verdict(max_ratio, aggregates)
     if verdict is not Verdict.PASS and max(max_ratio, _worst_excess(aggregates)) <= AMBIGUOUS_RATIO * nearest:
         verdict = Verdict.NO_POWER
@@ -145,15 +147,23 @@ def _numeric_judgement(
     )
 
 
-def _aggregates(budget: Budget, errors: Tensor, tangents: Mapping[str, Tensor]) -> list[Aggregate]:
+def _aggregates(
+    budget: Budget, errors: Tensor, tangents: Mapping[str, Tensor], axes: Sequence[str]
+) -> list[Aggregate]:  # fmt: skip
     directions = {"gain": budget.expected, "bias": torch.ones_like(errors)}
     directions |= {f"along:{name}": tangent for name, tangent in tangents.items()}
     result = []
     for name, direction in directions.items():
         found = project(budget, errors, direction)
         if found is not None:
-            result.append(Aggregate(name=name, value=found.value, limit=found.limit, error=found.error))
-    return result
+            result.append(
+                Aggregate(
+                    name=name, value=found.value, limit=found.limit, error=found.error, nearest=found.nearest,
+                    directed=found.directed, weight=found.weight,
+                )
+            )  # fmt: skip
+    result += slice_gains(budget, errors, axes)
+    return [*result, *(item for item in (spread(budget, errors), lean(budget, errors)) if item is not None)]
 
 
 def _passes_zeros(budget: Budget, aggregates: Sequence[Aggregate]) -> bool:
@@ -165,11 +175,8 @@ def _passes_zeros(budget: Budget, aggregates: Sequence[Aggregate]) -> bool:
 
 
 def _worst_excess(aggregates: Sequence[Aggregate]) -> float:
-    """Returns the largest ratio of an aggregate to its limit; infinite where one of them is no number."""
-    ratios = [
-        0.0 if item.value == 0 else abs(item.value) / item.limit if item.limit else math.inf for item in aggregates
-    ]
-    return max((ratio if math.isfinite(ratio) else math.inf for ratio in ratios), default=0.0)
+    """Returns the largest ratio of an aggregate to its limit."""
+    return max((item.excess for item in aggregates), default=0.0)
 
 
 def _verdict(max_ratio: float, aggregates: Sequence[Aggregate]) -> tuple[Verdict, str]:
@@ -185,11 +192,18 @@ def _verdict(max_ratio: float, aggregates: Sequence[Aggregate]) -> tuple[Verdict
     return verdict, f": {_say(aggregate)}"
 
 
-def _say(aggregate: Aggregate) -> str:
-    if aggregate.name == "bias":
-        return f"errors share a sign: mean {aggregate.value:.3g}, largest legal {aggregate.limit:.3g}"
-    what = "gain" if aggregate.name == "gain" else f"off along {aggregate.name.removeprefix('along:')}"
-    return f"{what} {100 * aggregate.value:+.4g} %, largest legal {100 * aggregate.limit:.3g} %"
+def _say(test: Aggregate) -> str:
+    kind, _, rest = test.name.partition(":")
+    if kind == "bias":
+        return f"errors share a sign: mean {test.value:.3g}, largest legal {test.limit:.3g}"
+    if kind == "spread":
+        return (
+            f"errors are larger than legal ones: mean square {test.value:+.3g} sigma^2, at most {test.limit:.3g} legal"
+        )
+    if kind == "lean":
+        return f"errors lean to one side: mean sign {test.value:+.3g}, largest legal {test.limit:.3g}"
+    what = {"gain": "gain", "slice": f"gain of {rest}"}.get(kind, f"off along {rest}")
+    return f"{what} {100 * test.value:+.4g} %, largest legal {100 * test.limit:.3g} %"
 
 
 def _axes(row: Operation, name: str, dims: int) -> Sequence[str]:

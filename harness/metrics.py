@@ -3,6 +3,10 @@
 With ``z = error / sigma`` and a direction ``x = d / sigma`` (``d`` the expected value, its derivative along an
 argument, or the constant 1), the projection ``sum(z x) / sum(x^2)`` estimates by how much of ``d`` the result is off.
 It finds what hides below every element's tolerance: a scale that is wrong by 1 %, truncation instead of rounding.
+
+A projection's legal size has two parts. What round-to-nearest executions and executions with special functions that
+err in one direction show in the same run is granted in full; beyond it, a number of standard errors that follows from
+the false-alarm budget (``harness.alarms``).
 """
 
 from dataclasses import dataclass
@@ -10,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.budget import LAMBDA, Budget
+from harness.alarms import PER_TEST, limit_of
+from harness.budget import Budget
 
-__all__ = ["Projection", "project", "rms"]
+__all__ = ["Projection", "coherent_square", "project", "rms", "usable"]
 
 _SMALLEST_NORMAL = 2.0**-126
 """Of float32: what underflows there is compared absolutely, element by element, and says nothing in a sum."""
@@ -22,17 +27,28 @@ _MANTISSA = 0x000FFFFFFFFFFFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """An estimate, its largest legal value and its standard error.
+    """An estimate, its largest legal value, and what that is made of.
 
     Attributes:
-        value: the candidate's projection.
-        limit: what round-to-nearest executions show in the same run, plus ``LAMBDA`` standard errors.
+        value: the candidate's.
+        limit: largest legal absolute value.
         error: standard error under a legal execution.
+        nearest: of the round-to-nearest execution that shows most, with its sign.
+        directed: of the execution whose special functions all err upwards, with its sign.
+        weight: ``sum(x^2)``; one over the squared standard error if the elements erred independently.
     """
 
     value: float
     limit: float
     error: float
+    nearest: float = 0.0
+    directed: float = 0.0
+    weight: float = 0.0
+
+
+def usable(budget: Budget, errors: Tensor) -> Tensor:
+    """Returns which elements count in sums: finite, judged, and not underflowing in the accumulator."""
+    return (budget.sigma > _SMALLEST_NORMAL) & torch.isfinite(errors)
 
 
 def project(budget: Budget, errors: Tensor, direction: Tensor) -> Projection | None:
@@ -46,19 +62,25 @@ def project(budget: Budget, errors: Tensor, direction: Tensor) -> Projection | N
         errors: the candidate's errors.
         direction: same shape; its scale cancels.
     """
-    use = (budget.sigma > _SMALLEST_NORMAL) & torch.isfinite(direction) & torch.isfinite(errors)
+    use = usable(budget, errors) & torch.isfinite(direction)
     x = torch.where(use, direction / budget.sigma, 0.0)
     norm = x.square().sum().item()
     if not norm > 0:
         return None
     weight = torch.where(use, x / budget.sigma, 0.0) / norm
     value = (errors.nan_to_num(0.0, 0.0, 0.0) * weight).sum().item()
-    flat = weight.reshape(1, -1)
-    legal = budget.samples.reshape(budget.samples.shape[0], -1) @ flat.T
-    nearest = budget.nearest.reshape(budget.nearest.shape[0], -1) @ flat.T
-    store = _coherent_square(weight * budget.store_variance.sqrt(), budget.expected)
+    legal, nearest, directed = (_each(part, weight) for part in (budget.samples, budget.nearest, budget.directed))
+    store = coherent_square(weight * budget.store_variance.sqrt(), budget.expected)
     error = (legal.square().mean().item() + store) ** 0.5
-    return Projection(value=value, limit=nearest.abs().max().item() + LAMBDA * error, error=error)
+    granted = max(nearest.abs().max().item(), directed.abs().max().item())
+    return Projection(
+        value=value,
+        limit=granted + limit_of(PER_TEST) * error,
+        error=error,
+        nearest=nearest[nearest.abs().argmax()].item(),
+        directed=directed[directed.abs().argmax()].item(),
+        weight=norm,
+    )
 
 
 def rms(budget: Budget, errors: Tensor) -> float | None:
@@ -69,13 +91,23 @@ def rms(budget: Budget, errors: Tensor) -> float | None:
     return float((errors[use].nan_to_num(0.0, 0.0, 0.0) / budget.sigma[use]).square().mean().sqrt().item())
 
 
-def _coherent_square(amount: Tensor, expected: Tensor) -> float:
-    """Returns the sum of squares after adding up what belongs to equal expected values.
+def _each(executions: Tensor, weight: Tensor) -> Tensor:
+    """Returns the projection of each of several executions."""
+    return executions.reshape(executions.shape[0], -1) @ weight.reshape(-1)
+
+
+def equals(expected: Tensor) -> Tensor:
+    """Returns the number of each element's group of values that round alike, flat.
 
     Opposite values and values that differ by a power of two round alike, too.
     """
     key = ((expected.contiguous().view(torch.int64) & _MANTISSA) + (1 << 11)) >> 12
+    return torch.unique(key.reshape(-1), return_inverse=True)[1]
+
+
+def coherent_square(amount: Tensor, expected: Tensor) -> float:
+    """Returns the sum of squares after adding up what belongs to values that round alike."""
     amount = torch.copysign(torch.ones_like(expected), expected) * amount
-    _, group = torch.unique(key.reshape(-1), return_inverse=True)
+    group = equals(expected)
     sums = torch.zeros(int(group.max().item()) + 1 if group.numel() else 0, dtype=torch.float64)
     return float(sums.index_add_(0, group, amount.reshape(-1)).square().sum().item())

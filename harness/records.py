@@ -5,6 +5,7 @@ candidate's sentence, and every record holds its case, seed, recipe and environm
 JSON and back.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -61,16 +62,33 @@ class Aggregate:
     """One test over all elements of a tensor: what was found, what a legal execution may show.
 
     Attributes:
-        name: ``"gain"``, ``"bias"``, or ``"along:NAME"`` (error along the derivative by an argument).
-        value: the estimate; for gains and ``along`` relative (0.01 = one percent), for the bias absolute.
-        limit: largest absolute value that passes.
+        name: ``"gain"``; ``"bias"``; ``"along:NAME"`` (error along the derivative by an argument); ``"slice:PART"``
+            (the gain of the part of an axis that is furthest from its limit); ``"spread"`` (mean square of
+            ``error / sigma`` above that of legal executions); ``"lean"`` (mean sign of the errors, away from zero
+            positive).
+        value: the estimate; for gains, slices and ``along`` relative (0.01 = one percent), for the bias absolute.
+        limit: largest absolute value that passes; of a spread only a positive value is held against it.
         error: standard error of the estimate under a legal execution.
+        nearest: what a round-to-nearest execution of the recipe shows, with its sign.
+        directed: what an execution shows whose special functions all err upwards, with its sign.
+        weight: one over the squared standard error that independent elements would give; 0 if it is not pooled.
     """
 
     name: str
     value: float
     limit: float
     error: float
+    nearest: float = 0.0
+    directed: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def excess(self) -> float:
+        """The value in units of its limit: above 1 it does not pass; infinite where it is no number."""
+        if self.value == 0 or (self.name == "spread" and self.value < 0):
+            return 0.0
+        ratio = abs(self.value) / self.limit if self.limit else math.inf
+        return ratio if math.isfinite(ratio) else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ def _judgement(judged: Judgement) -> str:
             f"{number(judged.expected, digits=6)}, tolerance {number(judged.bound)}, so {number(judged.max_ratio)} "
             f"times what the recipe allows ({judged.elements:,} elements, rms ratio {number(judged.rms_ratio)})."
         )
-    parts.extend(_aggregate(test) for test in judged.aggregates if not abs(test.value) <= test.limit)
+    parts.extend(_aggregate(test) for test in judged.aggregates if not test.excess <= 1)
     return " ".join(parts)
 
 

@@ -242,7 +242,7 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def _strain(test: Aggregate) -> float:
-    return ratio_gravity(abs(test.value) / test.limit) if test.limit else math.inf
+    return test.excess
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -19,7 +19,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT_BITS", "Fault", "Identity", "Nearest", "Random", "Rounding", "half_ulp", "to_nearest", "unit"]
+__all__ = [
+    "FORMAT_BITS",
+    "Directed",
+    "Fault",
+    "Identity",
+    "Nearest",
+    "Random",
+    "Rounding",
+    "half_ulp",
+    "to_nearest",
+    "unit",
+]
 
 FORMAT_BITS: Mapping[str, tuple[int, int]] = {
     "float64": (53, -1022),
@@ -123,6 +134,18 @@ class Nearest:
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value."""
         return value
+
+
+class Directed(Nearest):
+    """Round to nearest, with special functions that all err upwards by as much as they may.
+
+    A hardware exponential errs by a fixed function of its argument, and often mostly in one direction; a recipe that
+    grants the error grants the direction too. Errors of one sign add up over a tensor, where random ones cancel.
+    """
+
+    def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
+        """Returns the value moved up by its relative error."""
+        return value * (1 + error)
 
 
 class Random:
