@@ -26,6 +26,7 @@ from harness.codec import from_json, to_json
 from harness.errors import TestbenchError
 from harness.execute import Worker
 from harness.operations.case import Case
+from harness.power.resolution import smallest_doses
 from harness.power.runs import Run, run_case
 from harness.records import Record
 from harness.shrink import shrink
@@ -84,6 +85,10 @@ class Lanes:
     def power(self, items: Iterable[tuple[Case, Sequence[tuple[str, str, str]]]]) -> Iterator[list[Run]]:
         """Yields the runs of a case on seeded faults, given as key, wrong candidate and healthy twin."""
         return self._each(_power_item, ((case.to_data(), tuple(pairs)) for case, pairs in items))
+
+    def doses(self, cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, float]]]:
+        """Yields, per case, the smallest planted error of each kind that is caught."""
+        return self._each(_doses_item, ((case.to_data(),) for case in cases))
 
     def speed(self, items: Sequence[Item], speed: Speed) -> Iterator[Record]:
         """Yields verified records with times; one lane, so that nothing else runs beside what is timed."""
@@ -187,6 +192,11 @@ def _power_item(data: Mapping[str, Any], pairs: Sequence[tuple[str, str, str]]) 
     lane = _lane[0]
     found = [(key, lane.candidates[wrong], lane.candidates[healthy]) for key, wrong, healthy in pairs]
     return run_case(case_from_data(data), found, lane.worker, lane.settings)
+
+
+def _doses_item(data: Mapping[str, Any]) -> tuple[Case, dict[str, float]]:
+    case = case_from_data(data)
+    return case, smallest_doses(case)
 
 
 def _shrink_item(data: Mapping[str, Any], name: str) -> str:

@@ -10,6 +10,7 @@ from harness.campaign import Lanes
 from harness.environment import snapshot
 from harness.power.catalogue import Catalogue, Entry
 from harness.power.profile import PowerProfile
+from harness.power.resolution import resolution_cases, resolve
 from harness.power.runs import Run
 from harness.power.score import fault_scores, found_by, regime_shares, rule_scores, shares
 from harness.power.scoring import groups_of, play
@@ -54,6 +55,8 @@ def measure(
     order = {entry.key: place for place, entry in enumerate(entries)}
     met = sorted(itertools.chain.from_iterable(group.met for group in groups), key=lambda each: order[each.entry.key])
     faults = fault_scores(met, catalogue.survivors)
+    doses = resolution_cases(profile.doses, {entry.fault.op for entry in entries})
+    resolution = resolve(list(shown(pool.doses(doses), len(doses), "planted errors"))) if doses else []
     return PowerResults(
         asked=asked,
         environment=snapshot("cpu", 1),
@@ -64,6 +67,7 @@ def measure(
         regimes=regime_shares(faults),
         phases=shares(faults, lambda item: item.phase),
         found_by=found_by(faults),
+        resolution=resolution,
         not_seeded=catalogue.not_seeded,
         alarms=[_alarm(run) for run in healthy if run.caught[OURS]],
         seconds=time.monotonic() - started,

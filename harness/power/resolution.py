@@ -1,0 +1,184 @@
+"""The smallest error that the judge sees: errors of known size, planted into legal executions, on a ladder of doses.
+
+An execution is one random legal run of the emulator, with a seed that no budget has. The error is added in float64 and
+the sum is then stored, as in a kernel: planted after the store, a small error would be rounded away again. A dose is
+caught where the judge fails the operation's first output, by the budget of every day and by that of more samples.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.budget import emulated
+from harness.cases import case_from_data
+from harness.emulators.arithmetic import Arithmetic
+from harness.emulators.rounding import Random
+from harness.judge import judge, stored_dtype
+from harness.operations.base import Inputs, Operation
+from harness.operations.case import Case
+from harness.power_results import Resolution
+from harness.truth import promote
+from harness.verify import MORE, Shared
+from optimized.candidate import Recipe
+
+__all__ = ["CHANCE", "LADDER", "SHAPES", "resolution_cases", "resolve", "smallest_doses"]
+
+LADDER: tuple[float, ...] = tuple(10.0 ** (step / 8) for step in range(-64, 1))
+"""Doses from 1e-8 to 1, a third apart."""
+
+CHANCE = 0.95
+"""Share of the cases that must catch a dose."""
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "attention": {
+        "batch": 1, "query_tokens": 64, "key_tokens": 64, "key_heads": 2, "group": 2, "head_dim": 64,
+        "value_dim": 64, "window_right": 0,
+    },
+    "gated_delta_rule": {
+        "batch": 1, "tokens": 64, "key_heads": 2, "group": 1, "key_dim": 64, "value_dim": 64,
+    },
+    "rms_norm": {"batch": 1, "tokens": 64, "channels": 256},
+}  # fmt: skip
+"""The case of each operation; only the seed differs, so that a dose means the same in all of them."""
+
+_DTYPES = ("float32", "bfloat16")
+_UNSEEN = 0x5EED
+"""Added to the seed of a case: budgets use others."""
+
+Effect = Callable[[float], Tensor]
+"""What a dose adds to the exact output, in float64."""
+
+
+def resolution_cases(count: int, ops: Collection[str] = tuple(SHAPES)) -> list[Case]:
+    """Returns so many cases of every shape in every dtype, of the operations among ``ops``."""
+    return [
+        case_from_data({"op": op, **fields, "dtype": dtype, "seed": 7919 * number + 1})
+        for number in range(count)
+        for op, fields in SHAPES.items()
+        if op in ops
+        for dtype in _DTYPES
+    ]
+
+
+def smallest_doses(case: Case) -> dict[str, float]:
+    """Returns, by kind of error, the smallest dose that is caught on a case; infinity where none is.
+
+    A kind that does nothing on a case is left out.
+    """
+    shared = Shared(case)
+    planted = _Planted(shared, Recipe(storage=case.dtype, operand=case.dtype, accumulator="float32"))
+    found = {}
+    for kind, effect in _effects(shared, planted.exact).items():
+        if bool(effect(1.0).any()):
+            found[kind] = _smallest(planted, effect)
+    return found
+
+
+def resolve(found: Sequence[tuple[Case, Mapping[str, float]]]) -> list[Resolution]:
+    """Returns the resolution by operation, dtype and kind, from the smallest doses of all cases."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for case, doses in found:
+        for kind, dose in doses.items():
+            groups.setdefault((case.op, case.dtype, kind), []).append(dose)
+    return [
+        Resolution(
+            op=op, dtype=dtype, kind=kind, dose=_quantile(doses, CHANCE), median=_quantile(doses, 0.5),
+            cases=len(doses),
+        )
+        for (op, dtype, kind), doses in sorted(groups.items())
+    ]  # fmt: skip
+
+
+def _quantile(doses: Sequence[float], share: float) -> float | None:
+    """Returns the smallest dose that at least this share of the cases catches; None where none is."""
+    dose = sorted(doses)[math.ceil(share * len(doses)) - 1]
+    return dose if math.isfinite(dose) else None
+
+
+class _Planted:
+    """A legal execution before its last store, into which errors are planted."""
+
+    def __init__(self, shared: Shared, recipe: Recipe) -> None:
+        row = shared.row
+        self.shared, self.recipe = shared, recipe
+        self.name = row.outputs[0].name
+        self.names = tuple(output.name for output in row.outputs)
+        self.exact = shared.expected(self.names, with_gradients=False).expected[self.name]
+        arithmetic = Arithmetic(recipe, Random(1, shared.case.seed + _UNSEEN), tile=row.tiles[-1])
+        self.legal = emulated(row, shared.inputs, arithmetic, [self.name])[self.name][0]
+
+    def is_caught(self, effect: Tensor) -> bool:
+        """Returns whether the judge fails the execution with an error in it."""
+        row, case = self.shared.row, self.shared.case
+        actual = (self.legal + effect).to(stored_dtype(row, self.name, case.dtype))
+        expected = self.shared.expected(self.names, with_gradients=False)
+        tangents = {direction: values[self.name] for direction, values in expected.tangents.items()}
+        for factor in (1, MORE):
+            budgets = self.shared.budgets(self.names, self.recipe, with_gradients=False, factor=factor)
+            if not judge(row, self.name, actual, budgets[self.name], tangents, case.dtype).verdict.is_failure:
+                return False
+        return True
+
+
+def _smallest(planted: _Planted, effect: Effect) -> float:
+    """Returns the smallest dose of the ladder that is caught, by bisection: a larger error is no harder to see."""
+    low, high = 0, len(LADDER)
+    while low < high:
+        middle = (low + high) // 2
+        if planted.is_caught(effect(LADDER[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return LADDER[low] if low < len(LADDER) else math.inf
+
+
+def _effects(shared: Shared, exact: Tensor) -> dict[str, Effect]:
+    """Returns the kinds of error of an operation: ``gain``, ``element``, and ``key`` where there are keys."""
+    place = shared.case.seed % exact.numel()
+    size = exact.square().mean().sqrt()
+
+    def element(dose: float) -> Tensor:
+        error = torch.zeros(exact.numel(), dtype=torch.float64)
+        error[place] = dose * size
+        return error.reshape(exact.shape)
+
+    effects: dict[str, Effect] = {"gain": lambda dose: dose * exact, "element": element}
+    change = _KEYS.get(shared.case.op)
+    if change is not None:
+        effects["key"] = lambda dose: _recomputed(shared.row, shared.inputs, change(shared, dose)) - exact
+    return effects
+
+
+def _attention_key(shared: Shared, dose: float) -> dict[str, Tensor]:
+    """Returns the inputs under which one key weighs ``1 + dose`` times as much, before the weights are normalised."""
+    tensors = promote(shared.inputs.tensors)
+    batch, tokens = tensors["key"].shape[:2]
+    more = torch.zeros(batch, 1, 1, tokens, dtype=torch.float64)
+    more[..., _token(shared, tokens)] = math.log1p(dose)
+    return {**tensors, "bias": tensors["bias"] + more if "bias" in tensors else more}
+
+
+def _delta_rule_key(shared: Shared, dose: float) -> dict[str, Tensor]:
+    """Returns the inputs with one token's beta off."""
+    tensors = promote(shared.inputs.tensors)
+    beta = tensors["beta"].clone()
+    beta[:, _token(shared, beta.shape[1])] *= 1 + dose
+    return {**tensors, "beta": beta}
+
+
+_KEYS: Mapping[str, Callable[[Shared, float], dict[str, Tensor]]] = {
+    "attention": _attention_key, "gated_delta_rule": _delta_rule_key,
+}  # fmt: skip
+
+
+def _token(shared: Shared, tokens: int) -> int:
+    """Returns a token of the first half: later ones see it."""
+    return shared.case.seed % max(1, tokens // 2)
+
+
+def _recomputed(row: Operation, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Tensor:
+    args, options = row.arrange(tensors, inputs.options)
+    return row.named(row.reference(*args, **options))[row.outputs[0].name]
