@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from harness.cli import bench, certify, check, codegen, describe, fuzz, listing, power, replay, report, run
+from harness.cli import bench, certify, check, codegen, describe, fuzz, gate, listing, power, replay, report, run
 from harness.errors import TestbenchError, UsageError, nearest
 from harness.store import StoreWarning
 
 __all__ = ["main"]
 
-_COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power)
+_COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power, gate)
 
 
 class _Parser(argparse.ArgumentParser):

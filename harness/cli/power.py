@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.campaign import default_jobs, lanes
+from harness.cli.gate import judge_losses
 from harness.cli.options import new_folder, positive
 from harness.cli.progress import error_console, output_console
 from harness.codec import to_json
@@ -21,6 +23,7 @@ from harness.power.measure import measure
 from harness.power.profile import FULL, QUICK, subset
 from harness.power_results import PowerResults, has_power, write_power
 from harness.verify import Settings
+from reports.gate import BASELINES, lost, read_baseline, section_of
 from reports.power import print_power
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
@@ -78,12 +81,22 @@ def execute(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(to_json(results), allow_nan=False) + "\n")
     print_power(results, console)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)
-    return _exit_code(results)
+    return _exit_code(results, console)
 
 
-def _exit_code(results: PowerResults) -> int:
-    """Returns 1 when a healthy twin was failed, else 0; whether a fault was lost is what ``attest gate`` says."""
-    return int(bool(results.alarms))
+def _exit_code(results: PowerResults, console: Console) -> int:
+    """Returns 1 when a healthy twin was failed, or a fault was lost that the checkout's own baseline has.
+
+    A part of the catalogue, other faults, and other cases than the baseline's have no baseline.
+    """
+    asked = results.asked
+    baseline = BASELINES / f"power-cpu-{asked['profile']}.json"
+    lost_faults = 0
+    if not (asked["op"] or asked["fault"] or asked["catalogue"]) and baseline.is_file():
+        section, before = section_of(results), read_baseline(baseline)["power"]
+        if all(section[name] == before[name] for name in ("cases", "seed")):
+            lost_faults = judge_losses(lost(section, before), section, console)
+    return int(bool(results.alarms) or bool(lost_faults))
 
 
 def _shown(found: Iterator[_Item], total: int, label: str) -> Iterator[_Item]:

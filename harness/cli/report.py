@@ -1,16 +1,20 @@
-"""``attest report``: the page and the tables of a store."""
+"""``attest report``: the page and the tables of a run."""
 
 import argparse
 from pathlib import Path
 
 from rich.console import Console
 
+from harness.cli.progress import output_console
+from harness.power_results import has_power, read_power
+from harness.store import has_records
+from reports.power import print_power
 from reports.write import write_report
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
 
 NAME = "report"
-HELP = "Write DIR/report/: index.html, CSV tables, summary.md and junit.xml."
+HELP = "Write DIR/report/: index.html, CSV tables, summary.md and junit.xml; print the tables of attest power."
 EXAMPLE = "attest report attest-out/20260101-120000"
 
 
@@ -21,5 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    Console(soft_wrap=True, highlight=False, emoji=False).print(str(write_report(arguments.folder)), markup=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    if has_power(arguments.folder):
+        print_power(read_power(arguments.folder), output_console())
+        if not has_records(arguments.folder):
+            return 0
+    console.print(str(write_report(arguments.folder)), markup=False)
     return 0
