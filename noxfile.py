@@ -137,6 +137,12 @@ def codegen(session: nox.Session) -> None:
     session.run("attest", "codegen", *session.posargs, env=ONE_THREAD)
 
 
+@nox.session(default=False, venv_backend="none")
+def power(session: nox.Session) -> None:
+    """How much the judge catches of the catalogue of seeded faults: `nox -s power -- --quick` for a part."""
+    session.notify("attest", ["power", *session.posargs])
+
+
 @nox.session(default=False)
 def flash4(session: nox.Session) -> None:
     """FlashAttention 4 compiled for sm_90 over head widths, windows, sinks and groups, and the tests that need it."""

@@ -82,9 +82,9 @@ class Lanes:
         for line in self._each(_shrink_item, ((dict(item.case), item.candidate) for item in records)):
             yield from_json(line)
 
-    def power(self, items: Iterable[tuple[Case, Sequence[tuple[str, str, str]]]]) -> Iterator[list[Run]]:
+    def power(self, items: Iterable[tuple[Case, tuple[tuple[str, str, str], ...]]]) -> Iterator[list[Run]]:
         """Yields the runs of a case on seeded faults, given as key, wrong candidate and healthy twin."""
-        return self._each(_power_item, ((case.to_data(), tuple(pairs)) for case, pairs in items))
+        return self._each(_power_item, ((case.to_data(), pairs) for case, pairs in items))
 
     def doses(self, cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, float]]]:
         """Yields, per case, the smallest planted error of each kind that is caught."""

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from harness.campaign import Lanes
 from harness.environment import snapshot
 from harness.power.catalogue import Catalogue, Entry
 from harness.power.profile import PowerProfile
 from harness.power.resolution import resolution_cases, resolve
 from harness.power.runs import Run
 from harness.power.score import fault_scores, found_by, regime_shares, rule_scores, shares
-from harness.power.scoring import groups_of, play
+from harness.power.scoring import Pool, groups_of, play
 from harness.power_results import OURS, PowerResults
 
 __all__ = ["Shown", "measure"]
@@ -32,7 +31,7 @@ class Shown(Protocol):
 def measure(
     catalogue: Catalogue,
     entries: Sequence[Entry],
-    pool: Lanes,
+    pool: Pool,
     profile: PowerProfile,
     asked: Mapping[str, Any],
     *,

@@ -5,10 +5,10 @@ the first few cases; only those that no case has caught yet go on, up to the num
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from harness.campaign import Lanes
 from harness.errors import UsageError
 from harness.operations.case import Case
 from harness.ops import operation
@@ -17,9 +17,9 @@ from harness.power.runs import Run
 from harness.power_results import OURS
 from harness.strategies import draw_cases
 
-__all__ = ["FIRST", "Group", "Met", "groups_of", "play", "stages"]
+__all__ = ["FIRST", "Group", "Met", "Pairs", "Pool", "groups_of", "play", "stages"]
 
-_Pairs = tuple[tuple[str, str, str], ...]
+Pairs = tuple[tuple[str, str, str], ...]
 """Key, wrong candidate and healthy twin of the faults that meet a case."""
 
 FIRST = 16
@@ -70,6 +70,18 @@ class Met:
     def is_fatal(self) -> bool:
         """Whether it ended or hung a worker."""
         return any(run.is_fatal for _, run in self.runs)
+
+
+class Pool(Protocol):
+    """Where cases run: the lanes of a campaign, or this process."""
+
+    def power(self, items: Iterable[tuple[Case, Pairs]]) -> Iterator[list[Run]]:
+        """Yields the runs of a case on faults and their twins."""
+        ...
+
+    def doses(self, cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, float]]]:
+        """Yields, per case, the smallest planted error of each kind that is caught."""
+        ...
 
 
 class Group:
@@ -139,7 +151,7 @@ def stages(cases: int) -> list[tuple[int, int]]:
 
 def play(
     groups: Sequence[Group],
-    pool: Lanes,
+    pool: Pool,
     *,
     cases: int,
     shown: Callable[[Iterator[list[Run]], int, str], Iterator[list[Run]]],
@@ -168,7 +180,7 @@ def play(
     return healthy
 
 
-def _work(group: Group, start: int, stop: int) -> list[tuple[int, Case, _Pairs]]:
+def _work(group: Group, start: int, stop: int) -> list[tuple[int, Case, Pairs]]:
     """Returns number, case and pairs of what a group still needs."""
     going = [each.entry for each in group.met if _goes_on(each, start)]
     if not going:
@@ -183,9 +195,9 @@ def _goes_on(met: Met, start: int) -> bool:
     return start < FIRST or not met.is_caught
 
 
-def _interleaved(work: Sequence[tuple[int, Case, _Pairs]]) -> Iterator[tuple[Case, _Pairs]]:
+def _interleaved(work: Sequence[tuple[int, Case, Pairs]]) -> Iterator[tuple[Case, Pairs]]:
     """Yields the work of all operations in turn, so that the time left can be told early."""
-    queues: dict[str, list[tuple[Case, _Pairs]]] = {}
+    queues: dict[str, list[tuple[Case, Pairs]]] = {}
     for _, case, pairs in work:
         queues.setdefault(case.op, []).append((case, pairs))
     for row in itertools.zip_longest(*queues.values()):

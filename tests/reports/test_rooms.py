@@ -8,7 +8,7 @@ import pytest
 import reports.write
 
 ROOM = Path(reports.write.__file__).parent
-ALLOWED = {"harness.records", "harness.codec", "harness.store", "harness.errors"}
+ALLOWED = {"harness.records", "harness.codec", "harness.store", "harness.errors", "harness.power_results"}
 
 
 def imported(path: Path) -> set[str]:
