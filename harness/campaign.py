@@ -26,7 +26,7 @@ from harness.codec import from_json, to_json
 from harness.errors import TestbenchError
 from harness.execute import Worker
 from harness.operations.case import Case
-from harness.power.resolution import smallest_doses
+from harness.power.resolution import Doses, smallest_doses
 from harness.power.runs import Run, run_case
 from harness.records import Record
 from harness.shrink import shrink
@@ -86,7 +86,7 @@ class Lanes:
         """Yields the runs of a case on seeded faults, given as key, wrong candidate and healthy twin."""
         return self._each(_power_item, ((case.to_data(), pairs) for case, pairs in items))
 
-    def doses(self, cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, float]]]:
+    def doses(self, cases: Iterable[Case]) -> Iterator[Doses]:
         """Yields, per case, the smallest planted error of each kind that is caught."""
         return self._each(_doses_item, ((case.to_data(),) for case in cases))
 
@@ -194,9 +194,8 @@ def _power_item(data: Mapping[str, Any], pairs: Sequence[tuple[str, str, str]]) 
     return run_case(case_from_data(data), found, lane.worker, lane.settings)
 
 
-def _doses_item(data: Mapping[str, Any]) -> tuple[Case, dict[str, float]]:
-    case = case_from_data(data)
-    return case, smallest_doses(case)
+def _doses_item(data: Mapping[str, Any]) -> Doses:
+    return smallest_doses(case_from_data(data))
 
 
 def _shrink_item(data: Mapping[str, Any], name: str) -> str:

@@ -48,7 +48,7 @@ def _print_shares(results: PowerResults, console: Console) -> None:
     for title, items in parts.items():
         table.add_row(Text(title, style="bold"))
         for item in items:
-            table.add_row(f"  {plain(item.name)}", *_counts(item.faults, item.faults_caught), f"{item.runs:,}",
+            table.add_row(Text(f"  {plain(item.name)}"), *_counts(item.faults, item.faults_caught), f"{item.runs:,}",
                           _share(item.runs_caught, item.runs))  # fmt: skip
     console.print(table)
 
@@ -85,7 +85,7 @@ def _print_missed(results: PowerResults, console: Console) -> None:
     for name in ("not caught", "reached", "why"):
         table.add_column(name, overflow="fold", justify="right" if name == "reached" else "left")
     for item in missed:
-        table.add_row(plain(item.key), f"{item.reached} of {item.cases}", _why(item))
+        table.add_row(Text(plain(item.key)), f"{item.reached} of {item.cases}", Text(_why(item)))
     console.print(table)
 
 

@@ -7,6 +7,8 @@ caught where the judge fails the operation's first output, by the budget of ever
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -19,12 +21,14 @@ from harness.emulators.rounding import Random
 from harness.judge import judge, stored_dtype
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
+from harness.pool import pooled
 from harness.power_results import Resolution
+from harness.records import Judgement, Record, Verdict
 from harness.truth import promote
 from harness.verify import MORE, Shared
 from optimized.candidate import Recipe
 
-__all__ = ["CHANCE", "LADDER", "SHAPES", "resolution_cases", "resolve", "smallest_doses"]
+__all__ = ["CHANCE", "LADDER", "SHAPES", "Doses", "resolution_cases", "resolve", "smallest_doses"]
 
 LADDER: tuple[float, ...] = tuple(10.0 ** (step / 8) for step in range(-64, 1))
 """Doses from 1e-8 to 1, a third apart."""
@@ -63,33 +67,73 @@ def resolution_cases(count: int, ops: Collection[str] = tuple(SHAPES)) -> list[C
     ]
 
 
-def smallest_doses(case: Case) -> dict[str, float]:
-    """Returns, by kind of error, the smallest dose that is caught on a case; infinity where none is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doses:
+    """What planted errors showed on one case.
 
-    A kind that does nothing on a case is left out.
+    Attributes:
+        case: the case.
+        smallest: by kind of error, the smallest dose that is caught; infinity where none is. A kind that does nothing
+            on the case is missing.
+        legal: the judgement of the execution without an error, for pooling.
     """
+
+    case: Case
+    smallest: Mapping[str, float]
+    legal: Judgement
+
+
+def smallest_doses(case: Case) -> Doses:
+    """Returns what planted errors show on a case."""
     shared = Shared(case)
     planted = _Planted(shared, Recipe(storage=case.dtype, operand=case.dtype, accumulator="float32"))
     found = {}
     for kind, effect in _effects(shared, planted.exact).items():
         if bool(effect(1.0).any()):
             found[kind] = _smallest(planted, effect)
-    return found
+    return Doses(case=case, smallest=found, legal=planted.judged(torch.zeros_like(planted.exact)))
 
 
-def resolve(found: Sequence[tuple[Case, Mapping[str, float]]]) -> list[Resolution]:
+def resolve(found: Sequence[Doses]) -> list[Resolution]:
     """Returns the resolution by operation, dtype and kind, from the smallest doses of all cases."""
     groups: dict[tuple[str, str, str], list[float]] = {}
-    for case, doses in found:
-        for kind, dose in doses.items():
-            groups.setdefault((case.op, case.dtype, kind), []).append(dose)
-    return [
+    for each in found:
+        for kind, dose in each.smallest.items():
+            groups.setdefault((each.case.op, each.case.dtype, kind), []).append(dose)
+    single = [
         Resolution(
             op=op, dtype=dtype, kind=kind, dose=_quantile(doses, CHANCE), median=_quantile(doses, 0.5),
             cases=len(doses),
         )
         for (op, dtype, kind), doses in sorted(groups.items())
     ]  # fmt: skip
+    return [*single, *_pooled_gains(found)]
+
+
+def _pooled_gains(found: Sequence[Doses]) -> list[Resolution]:
+    """Returns the gain that the cases show together.
+
+    A gain of the kernel moves the pooled estimate by itself, so that no dose has to be planted: it is beyond the limit
+    with the wanted chance when it is that many standard errors above.
+    """
+    above = NormalDist().inv_cdf(CHANCE)
+    return [
+        Resolution(
+            op=item.op, dtype=item.dtype, kind="pooled gain", dose=item.limit + above * item.error, median=item.limit,
+            cases=item.cases,
+        )
+        for item in sorted(pooled([_record(each) for each in found]), key=lambda item: (item.op, item.dtype))
+        if item.test == "gain"
+    ]  # fmt: skip
+
+
+def _record(each: Doses) -> Record:
+    """Returns a record of the execution without an error."""
+    case = each.case
+    return Record(
+        case=case.to_data(), case_id=case.case_id, candidate="legal", recipe={}, verdict=each.legal.verdict,
+        reason=each.legal.reason, judgements=[each.legal], environment={}, seed=case.seed, started="",
+    )  # fmt: skip
 
 
 def _quantile(doses: Sequence[float], share: float) -> float | None:
@@ -112,15 +156,20 @@ class _Planted:
 
     def is_caught(self, effect: Tensor) -> bool:
         """Returns whether the judge fails the execution with an error in it."""
+        return self.judged(effect).verdict.is_failure
+
+    def judged(self, effect: Tensor) -> Judgement:
+        """Returns the judgement of the execution with an error in it, by more samples unless it passes by few."""
         row, case = self.shared.row, self.shared.case
         actual = (self.legal + effect).to(stored_dtype(row, self.name, case.dtype))
         expected = self.shared.expected(self.names, with_gradients=False)
         tangents = {direction: values[self.name] for direction, values in expected.tangents.items()}
         for factor in (1, MORE):
             budgets = self.shared.budgets(self.names, self.recipe, with_gradients=False, factor=factor)
-            if not judge(row, self.name, actual, budgets[self.name], tangents, case.dtype).verdict.is_failure:
-                return False
-        return True
+            judgement = judge(row, self.name, actual, budgets[self.name], tangents, case.dtype)
+            if judgement.verdict is Verdict.PASS:
+                break
+        return judgement
 
 
 def _smallest(planted: _Planted, effect: Effect) -> float:

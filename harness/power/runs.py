@@ -154,8 +154,9 @@ def _budgets(shared: Shared, candidate: Candidate, answer: Answer) -> Mapping[st
 def detector_of(record: Record) -> str:
     """Returns the check that failed a record by the most; empty where none did.
 
-    ``element``; ``gain``, ``bias`` and other tests over all elements; ``along`` an argument; ``shape``, ``dtype``,
-    ``nonfinite``; ``memory`` (written out of bounds), ``inputs`` (changed); ``relation:NAME``; ``error``, ``timeout``.
+    ``element``; ``gain``, ``bias``, ``slice`` and other tests over all elements; ``along`` an argument; ``shape``,
+    ``dtype``, ``nonfinite``; ``memory`` (written out of bounds), ``inputs`` (changed); ``relation:NAME``; ``error``,
+    ``timeout``.
     """
     names = {
         Verdict.ERROR: "error", Verdict.TIMEOUT: "timeout", Verdict.FAIL_SHAPE: "shape", Verdict.FAIL_DTYPE: "dtype",
@@ -176,6 +177,5 @@ def detector_of(record: Record) -> str:
         excess["element"] = max(excess.get("element", 0.0), item.max_ratio or 0.0)
         for each in item.aggregates:
             name = each.name.partition(":")[0]
-            ratio = abs(each.value) / each.limit if each.limit else 0.0
-            excess[name] = max(excess.get(name, 0.0), ratio)
+            excess[name] = max(excess.get(name, 0.0), each.excess)
     return max(excess, key=lambda name: excess[name]) if excess else ""

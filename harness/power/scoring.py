@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.power.catalogue import Entry
+from harness.power.resolution import Doses
 from harness.power.runs import Run
 from harness.power_results import OURS
 from harness.strategies import draw_cases
@@ -79,7 +80,7 @@ class Pool(Protocol):
         """Yields the runs of a case on faults and their twins."""
         ...
 
-    def doses(self, cases: Iterable[Case]) -> Iterator[tuple[Case, dict[str, float]]]:
+    def doses(self, cases: Iterable[Case]) -> Iterator[Doses]:
         """Yields, per case, the smallest planted error of each kind that is caught."""
         ...
 
