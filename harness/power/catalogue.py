@@ -73,7 +73,7 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
             )
     if not path.is_file():
         raise UsageError(f"--catalogue: got {str(path)!r}, expected the path of a Python file")
-    if path.resolve() == _ROOT / DEFAULT and str(_ROOT) not in sys.path:
+    if path.resolve().is_relative_to(_ROOT) and str(_ROOT) not in sys.path:
         sys.path.append(str(_ROOT))  # an installed attest does not know of the checkout's tests
     module = import_plugin(path, option="--catalogue")
     faults = getattr(module, "FAULTS", None)

@@ -1,5 +1,6 @@
 """How much of a catalogue is played: all of it, or the part for every day."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,13 +31,11 @@ QUICK = PowerProfile(name="quick", cases=6, largest=24, doses=0)
 
 
 def subset(entries: Sequence[Entry]) -> list[Entry]:
-    """Returns every fault in one dtype, its dtypes in turn within an operation: all operations, all detectors."""
-    chosen: list[Entry] = []
-    turns: dict[str, int] = {}
-    by_fault: dict[int, list[Entry]] = {}
+    """Returns every fault in one of its dtypes: all operations and all detectors are still there.
+
+    Which dtype follows from the fault alone, so that a fault that joins or leaves the catalogue changes no other.
+    """
+    by_fault: dict[str, list[Entry]] = {}
     for entry in entries:
-        by_fault.setdefault(id(entry.fault), []).append(entry)
-    for same in by_fault.values():
-        turn = turns[same[0].fault.op] = turns.get(same[0].fault.op, -1) + 1
-        chosen.append(same[turn % len(same)])
-    return chosen
+        by_fault.setdefault(f"{entry.fault.id}/{entry.fault.op}/{entry.fault.name}", []).append(entry)
+    return [same[zlib.crc32(name.encode()) % len(same)] for name, same in by_fault.items()]

@@ -77,7 +77,8 @@ def run_case(
         identity = (id(healthy.load), healthy.differentiable)
         if identity not in twins:
             twins[identity] = (healthy, settled(shared, healthy, worker, settings))
-            runs.append(_run(shared, healthy, twins[identity][1], subject=healthy.name, is_healthy=True))
+            if twins[identity][1].verdict is not Verdict.UNSUPPORTED:
+                runs.append(_run(shared, healthy, twins[identity][1], subject=healthy.name, is_healthy=True))
         twin, healthy_record = twins[identity]
         record = settled(shared, wrong, worker, settings)
         equivalent = same_behaviour(

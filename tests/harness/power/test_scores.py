@@ -3,11 +3,13 @@
 import pytest
 
 from harness.execute import Worker
+from harness.power.catalogue import entries, load_catalogue
+from harness.power.profile import subset
 from harness.power.scoring import FIRST, stages
 from harness.power_results import OURS, PowerResults
 from harness.records import Relation
 from reports.gate import lost, section_of
-from tests.harness.power.playing import played, score
+from tests.harness.power.playing import SEEDED, played, score
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,10 @@ def test_all_faults_meet_the_first_cases_before_survivors_go_on() -> None:
 @pytest.mark.parametrize("cases", [1, 2, 6, 16, 17, 200])
 def test_the_stages_are_all_cases_once(cases: int) -> None:
     assert [number for start, stop in stages(cases) for number in range(start, stop)] == list(range(cases))
+
+
+def test_every_fault_is_in_the_quick_part_in_a_dtype_that_no_other_fault_changes() -> None:
+    faults = entries(load_catalogue(SEEDED).faults)
+    some = [entry.key for entry in subset(faults[:4])]
+    assert [entry.key for entry in subset(faults)][:2] == some
+    assert len(subset(faults)) == len(faults) / 2
