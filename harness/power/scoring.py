@@ -4,6 +4,7 @@ Faults of one operation, dtype, reach and value regimes share their cases, and s
 the first few cases; only those that no case has caught yet go on, up to the number that was asked for.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,10 +117,8 @@ class Group:
         row = operation(self._fault.op)
         pool = list(self._fault.regimes or row.case.regimes)
         turn = (block * _BLOCK) % len(pool)
-        drawn = draw_cases(
-            row, _BLOCK, seed_value=self._seed + 1_000_003 * block, dtypes=[self._dtype],
-            regimes=pool[turn:] + pool[:turn], largest=self._largest,
-        )  # fmt: skip
+        regimes = (*pool[turn:], *pool[:turn])
+        drawn = _drawn(row.name, self._dtype, regimes, self._largest, self._seed + 1_000_003 * block)
         fitting, refusal = [], ""
         for case in drawn:
             try:
@@ -132,6 +131,13 @@ class Group:
         fresh = [case for case in fitting if case.case_id not in known]
         # A reach that fixes almost everything leaves few different cases: take new seeds then.
         self._cases += fresh or [case.replaced(seed=case.seed ^ (block + 1)) for case in fitting]
+
+
+@functools.cache
+def _drawn(op: str, dtype: str, regimes: tuple[str, ...], largest: int, seed: int) -> tuple[Case, ...]:
+    """Returns a block of cases; faults that differ in their reach alone start from the same."""
+    row = operation(op)
+    return tuple(draw_cases(row, _BLOCK, seed_value=seed, dtypes=[dtype], regimes=regimes, largest=largest))
 
 
 def groups_of(entries: Sequence[Entry], *, seed: int, largest: int | None = None) -> list[Group]:
