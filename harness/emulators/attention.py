@@ -131,6 +131,8 @@ class _Flash(torch.autograd.Function):
             bias_shape=None if bias is None else bias.shape,
             arithmetic=arithmetic, scale=factor, query_heads=heads, gauge=gauge,
         )  # fmt: skip
+        # A kernel in base two converts it: a constant that is rounded, and a product. Both lean one way for all rows.
+        lse = arithmetic.rounding.approximate("lse.base", lse, 2 * unit(arithmetic.recipe.accumulator))
         lse = torch.where(seen, lse, -torch.inf)
         batch, tokens = query.shape[1:3]
         return (
