@@ -1,11 +1,11 @@
 """Tests that pool a whole campaign: what one case cannot resolve, hundreds can. Standard library only.
 
-Per candidate, dtype, tensor and statistic (gain, along an argument, spread, lean) the estimates of all cases that passed
-are averaged. A case weighs as much as its variance is small; that variance is the largest of what its samples showed,
-what its round-to-nearest execution showed, and what independent elements would give. The last keeps an estimate from few
-samples that happens to be tiny from deciding alone. What is granted in full, as in a single case, is the weighted mean of what
-round-to-nearest executions and executions with one-sided special functions show: coherent errors that belong to the
-recipe add up in the pool as they do in a kernel.
+Per candidate, dtype, tensor and statistic (gain, along an argument, spread, lean) the estimates of all cases that
+passed are averaged. A case weighs as much as its variance is small; that variance is the largest of what its samples
+showed, what its round-to-nearest execution showed, and what independent elements would give. The last keeps an estimate
+from few samples that happens to be tiny from deciding alone. What is granted in full, as in a single case, is the
+weighted mean of what round-to-nearest executions and executions with one-sided special functions show: coherent errors
+that belong to the recipe add up in the pool as they do in a kernel.
 
 The number of tests follows from what was run, not from what came out, and sets their limit (``harness.alarms``).
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from harness.alarms import pooled_limit
 from harness.records import Aggregate, Record, Verdict
 
-__all__ = ["Pooled", "pooled"]
+__all__ = ["Pooled", "failing", "pooled"]
 
 _POOLED = ("gain", "along:", "spread", "lean")
 
@@ -63,7 +63,7 @@ class Pooled:
     @property
     def sentence(self) -> str:
         """What is said of it, one line."""
-        percent = self.test in {"gain"} or self.test.startswith("along:")
+        percent = self.test == "gain" or self.test.startswith("along:")
         scale, unit = (100.0, " %") if percent else (1.0, "")
         return (
             f"{self.candidate} {self.output}: {self.test} over {self.cases} cases is "

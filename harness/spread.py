@@ -25,8 +25,8 @@ _MOSTLY = 0.5
 def spread(budget: Budget, errors: Tensor) -> Aggregate | None:
     """Returns by how much the mean square of ``error / sigma`` is above that of legal executions.
 
-    The legal value is the largest of: the mean of the random executions, each in units of a sigma that the others
-    gave; and every round-to-nearest execution.
+    The legal value is the largest of: the mean of the random executions, each in units of a sigma that the others gave;
+    every round-to-nearest execution; and the one whose special functions err one way by all they may.
     """
     use = usable(budget, errors)
     count = int(use.sum())
@@ -41,9 +41,9 @@ def spread(budget: Budget, errors: Tensor) -> Aggregate | None:
     others = torch.where(shrunk > 0, 0.5 * (rest - squares.mean(0)) + shrunk, shrunk).clamp_min(0.25 * shrunk)
     left_out = torch.where(use, (squares + budget.store_variance) / (others + budget.store_variance), 0.0) / count
     legal = left_out.reshape(samples, -1).sum(1)
-    nearest = (budget.nearest.square() * scale).reshape(budget.nearest.shape[0], -1).sum(1)
+    fixed = torch.cat([budget.nearest, budget.directed]).square() * scale
     value = (torch.where(use, errors, 0.0).square() * scale).sum().item()
-    usual = max(legal.mean().item(), nearest.max().item(), 1.0)
+    usual = max(legal.mean().item(), fixed.reshape(fixed.shape[0], -1).sum(1).max().item(), 1.0)
     independent = 2 * coherent_square(torch.where(use, 1.0 / count, 0.0), budget.expected)
     error = (legal.var().item() + independent) ** 0.5
     return Aggregate(

@@ -66,6 +66,19 @@ HEADINGS: Mapping[str, Heading] = {
         file="errors.csv",
         empty="No output was compared.",
     ),
+    "pooled": Heading(
+        title="Pooled tests",
+        caption="What hides below the resolution of a single case: per tensor, the error of scale (gain), the error "
+        "along an argument, the spread and the lean of the errors, averaged over all cases that passed. The limit "
+        "follows from the false-alarm budget of the whole campaign; above 1 times the limit a kernel fails.",
+        columns=_columns(
+            *_SUBJECT, "output", "test", "#cases", "verdict", "#value", "#largest legal", "#standard error",
+            "#value / limit",
+        ),
+        key=("op", "candidate", "dtype", "output", "test"),
+        file="pooled.csv",
+        empty="No test over several cases was possible.",
+    ),
     "relations": Heading(
         title="Exact checks",
         caption="Properties that need no tolerance, each with a negative control; NO_POWER says that the control "

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.alarms import CAPACITY, FALSE_ALARMS, PER_TEST
 from harness.codec import to_json
+from harness.pool import failing, pooled
 from harness.records import Phases, Record, Verdict
 from reports.explain import dtype_of
 from reports.text import number, plain, plural
@@ -52,34 +54,48 @@ class MapCell:
 def headline(records: Sequence[Record], run: Mapping[str, Any]) -> Headline:
     """Returns the first lines of a report on the records of a run with these settings."""
     counts = Counter(record.verdict for record in records)
-    failing = Counter(
+    failing_cases = Counter(
         (plain(record.op, limit=60), plain(record.candidate, limit=60))
         for record in records
         if record.verdict.is_failure
     )
-    failures = sum(failing.values())
+    failures = sum(failing_cases.values())
+    tests = pooled(records)
+    beyond = failing(tests)
     kernels = {(record.op, record.candidate) for record in records}
     judged = sum(bool(record.judgements) for record in records)
     outcome = (
-        f"{plural(failures, 'case')} {'fails' if failures == 1 else 'fail'}, on {len(failing)} of "
+        f"{plural(failures, 'case')} {'fails' if failures == 1 else 'fail'}, on {len(failing_cases)} of "
         f"{plural(len(kernels), 'kernel')}"
         if failures
+        else f"No case fails alone, but {plural(len(beyond), 'kernel')} over all cases together"
+        if beyond
         else f"No failure in {plural(judged, 'judged case')}"
     )
     started = sorted(plain(record.started, limit=40).replace("T", " ").removesuffix("Z") for record in records)
     spent = sum(sum(to_json(record.phases).values()) for record in records)
-    facts = [*_facts("run: ", run), ("seeds", _seeds(records)), *_environment(records)]
+    facts = [*_facts("run: ", run), ("seeds", _seeds(records)), _alarms(records, len(tests)), *_environment(records)]
     return Headline(
         sentence=outcome,
-        good=not failures,
+        good=not failures and not beyond,
         scope=f"{plural(len(records), 'case')} on {plural(len(kernels), 'kernel')} of "
         f"{plural(len({record.op for record in records}), 'operation')}, {judged:,} of them judged; "
         f"started from {started[0]} to {started[-1]} UTC, {number(spent)} s of work.",
         totals={verdict: counts[verdict] for verdict in Verdict if counts[verdict]},
-        failing=[(op, candidate, count) for (op, candidate), count in failing.most_common(12)],
+        failing=[(op, candidate, count) for (op, candidate), count in failing_cases.most_common(12)],
         facts=facts,
         key_facts=[(name, value) for name, value in facts if len(name) <= 24 and len(value) <= 24][:10],
     )
+
+
+def _alarms(records: Sequence[Record], tests: int) -> tuple[str, str]:
+    """Returns how the one false-alarm budget of the campaign was spent."""
+    single = sum(len(judged.aggregates) for record in records for judged in record.judgements)
+    text = (
+        f"{FALSE_ALARMS:g} for the whole campaign: {single:,} tests of single cases at {PER_TEST:g} each "
+        f"(paid for: {CAPACITY:,}), {plural(tests, 'pooled test')} share the other half"
+    )
+    return "false-alarm budget", text
 
 
 def verdict_map(records: Sequence[Record]) -> tuple[list[str], dict[str, dict[str, list[MapCell]]]]:

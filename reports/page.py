@@ -94,6 +94,7 @@ def build_tables(frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) 
     return {
         "failures": _failures(records),
         "errors": _errors(frames["errors"], shown),
+        "pooled": _from_frame("pooled", frames["pooled"], _pooled_cells),
         "relations": _from_frame("relations", frames["relations"], _relation_cells),
         "speed": _from_frame("speed", frames["speed"], _speed_cells),
         "coverage": _from_frame("coverage", frames["coverage"], _coverage_cells),
@@ -155,6 +156,15 @@ def _from_frame(name: str, frame: pd.DataFrame, cells_of: Callable[[Mapping[str,
 
 def _keyed(name: str, row: Mapping[str, Any], cells: Sequence[Cell]) -> Row:
     return Row(anchor=anchor(name, *(row[item] for item in HEADINGS[name].key)), cells=cells)
+
+
+def _pooled_cells(row: Mapping[str, Any]) -> list[Cell]:
+    return [
+        *(_name(row[name]) for name in ("op", "candidate", "dtype", "output", "test")),
+        Cell(text=f"{row['cases']:,}"),
+        Cell(badges=badges(row["verdict"])),
+        *(_figure(row[name]) for name in ("value", "limit", "error", "excess")),
+    ]
 
 
 def _relation_cells(row: Mapping[str, Any]) -> list[Cell]:

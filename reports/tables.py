@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from harness.pool import pooled
 from harness.records import Aggregate, Certificate, Judgement, Phases, Record, Verdict, worst_verdict
 from reports.explain import (
     case_json,
@@ -32,6 +33,7 @@ __all__ = [
     "error_table",
     "failure_table",
     "open_records",
+    "pooled_table",
     "relation_table",
     "speed_table",
 ]
@@ -52,6 +54,7 @@ _COLUMNS = {
     "rms_ratio case_id seed started case reproduction explanation traceback",
     "coverage": f"op candidate dtype cases judged verdict {' '.join(Verdict)} unsupported_reasons unchecked_outputs",
     "relations": "op candidate relation cases verdict verdicts reason",
+    "pooled": "op candidate dtype output test cases verdict value limit error excess",
     "costs": f"op candidate cases total_s per_case_s {' '.join(_PHASES)} {' '.join(_SHARES)}",
     "certification": "op output cases elements distance limit within_limit radius bits",
 }
@@ -185,6 +188,16 @@ def relation_table(records: Sequence[Record]) -> pd.DataFrame:
         reason = next((plain(relation.reason) for _, relation in group if relation.verdict is worst), "")
         rows.append((*key, len(group), worst.value, _tally(verdicts), reason))
     return _frame("relations", rows)
+
+
+def pooled_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the tests that pool all cases, the one closest to its limit first; gains are relative, 0.01 = 1 %."""
+    rows = [
+        (plain(item.op), plain(item.candidate), plain(item.dtype), plain(item.output), plain(item.test), item.cases,
+         item.verdict.value, item.value, item.limit, item.error, item.excess)
+        for item in sorted(pooled(records), key=lambda item: -item.excess)
+    ]  # fmt: skip
+    return _frame("pooled", rows)
 
 
 def cost_table(records: Sequence[Record]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.pool import failing, pooled
 from harness.records import Record, Verdict
 from reports.explain import ratio_gravity
 from reports.headline import headline
@@ -37,6 +38,8 @@ def print_summary(records: Sequence[Record], console: Console) -> None:
     table.add_section()
     table.add_row(Text("total"), Text(), *_figures(records, verdicts))
     console.print(table)
+    for test in (each for tests in failing(pooled(records)).values() for each in tests):
+        console.print(Text(f"pooled: {plain(test.sentence, limit=300)}", style=_STYLES["fail"]))
     console.print(Text(f"{first.sentence}.", style=_STYLES["pass" if first.good else "fail"]))
 
 

@@ -17,6 +17,7 @@ from reports.tables import (
     coverage_table,
     error_table,
     failure_table,
+    pooled_table,
     relation_table,
     speed_table,
 )
@@ -27,9 +28,9 @@ __all__ = ["write_report"]
 def write_report(folder: Path) -> Path:
     """Writes ``report/`` into the folder of a store and returns the path of its page.
 
-    The files are ``index.html``, ``errors.csv``, ``speed.csv``, ``failures.csv``, ``coverage.csv``, ``relations.csv``,
-    ``costs.csv``, ``certification.csv``, ``summary.md`` and ``junit.xml``. Without matplotlib the page has no plots
-    and says so.
+    The files are ``index.html``, ``errors.csv``, ``speed.csv``, ``failures.csv``, ``pooled.csv``, ``coverage.csv``,
+    ``relations.csv``, ``costs.csv``, ``certification.csv``, ``summary.md`` and ``junit.xml``. Without matplotlib the
+    page has no plots and says so.
 
     Raises:
         UsageError: the folder holds no store or no record, or jinja2 is missing (extra ``attest[report]``).
@@ -53,6 +54,7 @@ def _frames(records: Sequence[Record], certificates: Sequence[Certificate]) -> d
     return {
         "failures": failure_table(records),
         "errors": error_table(records),
+        "pooled": pooled_table(records),
         "relations": relation_table(records),
         "speed": speed_table(records),
         "coverage": coverage_table(records),

@@ -22,7 +22,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("reference", "optimized", "harness", "reports", "tests")
-LEAVES = ("harness.records", "harness.codec", "harness.store", "harness.errors", "harness.power_results")
+LEAVES = ("harness.records", "harness.codec", "harness.store", "harness.errors", "harness.power_results",
+          "harness.alarms", "harness.pool")  # fmt: skip
 ROOF = ("harness.cli", "harness.__main__")
 
 

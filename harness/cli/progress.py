@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.options import Deadline
+from harness.pool import failing, pooled
 from harness.records import Record
 from harness.store import Store
 
@@ -67,8 +68,8 @@ def collect(
 
 
 def exit_code(records: Sequence[Record]) -> int:
-    """Returns 1 when a kernel failed, else 0."""
-    return int(any(record.verdict.is_failure for record in records))
+    """Returns 1 when a kernel failed, on a case or over all of them together, else 0."""
+    return int(any(record.verdict.is_failure for record in records) or bool(failing(pooled(records))))
 
 
 def interrupted(folder: Path, how: str) -> None:

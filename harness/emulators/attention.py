@@ -29,6 +29,7 @@ from harness.emulators.rounding import unit
 __all__ = ["emulate"]
 
 _TILES = (1, 2, 4, 16)
+_GOLDEN = 0.6180339887498949
 """Lengths of pieces of keys whose scores err together."""
 
 
@@ -122,7 +123,7 @@ class _Flash(torch.autograd.Function):
         )
         # Normalised by the stored LSE: kernels that take exp(score - lse) err so, and those that divide err less.
         row_scale = torch.where(seen, torch.exp(finite_top - lse), 0.0)
-        out, operand = _out(arithmetic, weights, row_scale, values)
+        out, operand = _out(arithmetic, weights, row_scale, finite_top, values)
         ctx.saved = _Saved(  # type: ignore[attr-defined]  # contexts take any attribute
             query=queries, key=keys, value=values, weights=weights, stored_weights=operand,
             row_scale=row_scale,
@@ -263,7 +264,9 @@ def _by_tile(arithmetic: Arithmetic, scores: Tensor) -> Tensor:
     return scores * (1 + tiles * 2.0**-12)[:, None, None, None]
 
 
-def _out(arithmetic: Arithmetic, weights: Tensor, row_scale: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+def _out(
+    arithmetic: Arithmetic, weights: Tensor, row_scale: Tensor, top: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Returns weights @ values, normalised before (eager) or after the product (fused).
 
     The second result is the weights as an eager implementation stores them; a fused one recomputes them.
@@ -272,19 +275,35 @@ def _out(arithmetic: Arithmetic, weights: Tensor, row_scale: Tensor, values: Ten
     if arithmetic.is_eager:
         stored = _round_weights(arithmetic, "weights", weights * row_scale)
         return arithmetic.product("out", stored, operand), stored
-    product = arithmetic.product("out", _round_weights(arithmetic, "weights", weights), operand)
+    shift = _shift(arithmetic, row_scale, top)
+    rounded = _round_weights(arithmetic, "weights", weights * shift) / shift
+    product = arithmetic.product("out", rounded, operand)
     scaled = arithmetic.rounding.round(
         "out.scaled", product * row_scale, arithmetic.recipe.accumulator, keeps_exact=False
     )
     return scaled, None
 
 
+def _shift(arithmetic: Arithmetic, row_scale: Tensor, top: Tensor) -> Tensor:
+    """Returns what the weights of each row are multiplied by when they are rounded.
+
+    Kernels differ in what they subtract from the scores before the exponential: the maximum of the row, its LSE, or a
+    maximum that lags behind. The samples take these in turn. The same subtraction in all of them would be wrong twice: weights
+    of 1, which round to themselves, would err in every row alike or nowhere.
+    """
+    if arithmetic.samples == 1 or arithmetic.weights_format == arithmetic.recipe.accumulator:
+        return torch.ones_like(row_scale[:1])
+    kind = (torch.arange(arithmetic.samples, device=top.device) % 3).view(-1, *[1] * (row_scale.dim() - 1))
+    lagging = torch.exp2(torch.frac(top.abs() * _GOLDEN))  # equal rows lag alike
+    return torch.where(kind == 0, 1.0, torch.where((kind == 1) & (row_scale > 0), row_scale, lagging))
+
+
 def _round_weights(arithmetic: Arithmetic, point: str, weights: Tensor) -> Tensor:
-    """Returns softmax weights as an operand; 1 is no exception, since kernels normalise them differently."""
+    """Returns softmax weights as an operand."""
     fmt = arithmetic.intermediates if arithmetic.is_eager else arithmetic.weights_format
     if fmt == arithmetic.recipe.accumulator:
         return weights
-    return arithmetic.rounding.round(point, weights, fmt, keeps_exact=False)
+    return arithmetic.rounding.round(point, weights, fmt, keeps_exact=True)
 
 
 def _bias_grad(arithmetic: Arithmetic, grad_logits: Tensor, shape: torch.Size, tokens: int) -> Tensor:

@@ -19,6 +19,7 @@ FILES = {
     "errors.csv",
     "speed.csv",
     "failures.csv",
+    "pooled.csv",
     "coverage.csv",
     "relations.csv",
     "costs.csv",
