@@ -288,7 +288,7 @@ def _shift(arithmetic: Arithmetic, row_scale: Tensor, top: Tensor) -> Tensor:
     """Returns what the weights of each row are multiplied by when they are rounded.
 
     Kernels differ in what they subtract from the scores before the exponential: the maximum of the row, its LSE, or a
-    maximum that lags behind. The samples take these in turn. The same subtraction in all of them would be wrong twice: weights
+    maximum that lags behind. The samples take these in turn. The same in all of them would be wrong twice: weights
     of 1, which round to themselves, would err in every row alike or nowhere.
     """
     if arithmetic.samples == 1 or arithmetic.weights_format == arithmetic.recipe.accumulator:
