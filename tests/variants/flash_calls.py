@@ -1,4 +1,4 @@
-"""Other calls of the executions of ``flash``: packed sequences, and the layer around them."""
+"""Other calls of an execution of attention: packed sequences, and the layer around them."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.variants.flash import Execution, make_attention
-
 __all__ = ["make_flash_sdpa", "make_varlen_attention"]
 
+Attention = Callable[..., tuple[Tensor, Tensor]]
 
-def make_varlen_attention(execution: Execution) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Returns ``varlen_attention`` done in one way, sequence by sequence."""
-    attention = make_attention(execution)
+
+def make_varlen_attention(attention: Attention) -> Attention:
+    """Returns ``varlen_attention`` made of an ``attention``, sequence by sequence."""
 
     def varlen_attention(
         query: Tensor,
@@ -39,9 +38,8 @@ def make_varlen_attention(execution: Execution) -> Callable[..., tuple[Tensor, T
     return varlen_attention
 
 
-def make_flash_sdpa(execution: Execution) -> Callable[..., Tensor]:
-    """Returns the layer ``flash_sdpa`` done in one way."""
-    attention = make_attention(execution)
+def make_flash_sdpa(attention: Attention) -> Callable[..., Tensor]:
+    """Returns the layer ``flash_sdpa`` made of an ``attention``."""
 
     def flash_sdpa(
         query_states: Tensor,
