@@ -50,7 +50,8 @@ def measure(
         shown: shows how far it is.
     """
     groups = groups_of(entries, seed=int(asked["seed"]), largest=profile.largest)
-    healthy = play(groups, pool, cases=int(asked["cases"]), shown=shown)
+    until = started + 60 * profile.minutes
+    healthy = play(groups, pool, cases=int(asked["cases"]), shown=shown, until=until)
     order = {entry.key: place for place, entry in enumerate(entries)}
     met = sorted(itertools.chain.from_iterable(group.met for group in groups), key=lambda each: order[each.entry.key])
     faults = fault_scores(met, catalogue.survivors)

@@ -18,16 +18,18 @@ class PowerProfile:
         cases: most cases of a fault.
         largest: cap on the number of tokens, or None for each fault's own.
         doses: cases per operation and dtype into which errors are planted for the resolution.
+        minutes: after which what the first cases did not catch gets no more.
     """
 
     name: str
     cases: int
     largest: int | None
     doses: int
+    minutes: float
 
 
-FULL = PowerProfile(name="full", cases=200, largest=None, doses=60)
-QUICK = PowerProfile(name="quick", cases=6, largest=24, doses=0)
+FULL = PowerProfile(name="full", cases=200, largest=None, doses=40, minutes=20.0)
+QUICK = PowerProfile(name="quick", cases=6, largest=24, doses=0, minutes=20.0)
 
 
 def subset(entries: Sequence[Entry]) -> list[Entry]:

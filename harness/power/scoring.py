@@ -6,6 +6,8 @@ the first few cases; only those that no case has caught yet go on, up to the num
 
 import functools
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -152,7 +154,7 @@ def groups_of(entries: Sequence[Entry], *, seed: int, largest: int | None = None
 
 def stages(cases: int) -> list[tuple[int, int]]:
     """Returns the numbers of the cases that are run before it is asked again who needs more."""
-    marks = [0, *(mark for mark in (_PROBE, FIRST, 3 * FIRST, 6 * FIRST) if mark < cases), cases]
+    marks = [0, *(mark for mark in (_PROBE, FIRST, *range(2 * FIRST, cases, 2 * FIRST)) if mark < cases), cases]
     return list(itertools.pairwise(marks))
 
 
@@ -162,6 +164,7 @@ def play(
     *,
     cases: int,
     shown: Callable[[Iterator[list[Run]], int, str], Iterator[list[Run]]],
+    until: float = math.inf,
 ) -> list[Run]:
     """Runs the faults on their cases, fills in what they have met, and returns the runs of the healthy twins.
 
@@ -170,11 +173,16 @@ def play(
         pool: where they run.
         cases: most cases of a fault.
         shown: passes results on and shows how far it is, given their number and a label.
+        until: ``time.monotonic()`` after which what was not caught by the first cases gets no more.
     """
     healthy: list[Run] = []
     met = {each.entry.key: each for group in groups for each in group.met}
     for start, stop in stages(cases):
+        if start >= FIRST and time.monotonic() > until:
+            break
         work = [item for group in groups for item in _work(group, start, stop)]
+        if not work:
+            break
         numbers = {(pair[0], case.case_id): number for number, case, pairs in work for pair in pairs}
         label = f"cases {start + 1} to {stop} of {len({key for key, _ in numbers})} faults"
         for run in itertools.chain.from_iterable(shown(pool.power(_interleaved(work)), len(work), label)):
