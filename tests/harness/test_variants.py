@@ -1,7 +1,9 @@
 """The judge judged: legal executions pass, dumb outputs and seeded faults do not, and nothing stops a campaign."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,19 @@ import pytest
 from harness.campaign import Item, lanes
 from harness.candidates import find_candidates
 from harness.execute import Worker
+from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.ops import OPS
 from harness.records import Record, Verdict
 from harness.strategies import draw_cases
 from harness.verify import Settings, verify
+from harness.wire import raw_bytes
+from harness.worker import Call, prepare
 from optimized.candidate import Candidate
-from tests.variants.campaign import LEGAL, main
+from tests.variants.campaign import DRAWN, LEGAL, main, planned
+from tests.variants.degenerate import KINDS, directed
 from tests.variants.faults import EXPECTED, REACH
+from tests.variants.tally import Tally
 
 VARIANTS = Path(__file__).resolve().parents[1] / "variants"
 HEALTHY, DUMB, FAULTS = (str(VARIANTS / f"{name}.py") for name in ("healthy", "dumb", "faults"))
@@ -27,6 +34,9 @@ WITHIN = 12
 A case of one token or of one key can hide nearly anything; at least two of five drawn cases do not. A fault that shows
 in two of five goes unseen through twelve with a probability of 0.6 ** 12, one in 460; the draw itself is fixed.
 """
+
+DIFFERENT = 8
+"""Cases among which two executions must differ somewhere in fp32."""
 
 LIMIT_S = 10.0
 """Seconds for a call that never ends; any other takes milliseconds, and the first one a second or two of imports."""
@@ -58,13 +68,62 @@ def small_case(storage: str = "bfloat16") -> Case:
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("op", sorted({item.op for item in plugin(HEALTHY).values()}))
 def test_legal_executions_pass(op: str, storage: str, worker: Worker) -> None:
-    cases = draw_cases(OPS[op], 3, seed_value=29, dtypes=[storage], largest=36)
-    records = [record for case in cases for record in judged(HEALTHY, case, chosen(HEALTHY, op, storage), worker)]
+    (case,) = draw_cases(OPS[op], 20, seed_value=29, dtypes=[storage], largest=20)[-1:]
+    records = judged(HEALTHY, case, chosen(HEALTHY, op, storage), worker)
     assert [(record.candidate, record.reason) for record in records if record.verdict not in LEGAL] == []
 
 
-def test_legal_executions_are_of_many_kinds() -> None:
-    assert len([*chosen(HEALTHY, "attention", "bfloat16"), *chosen(HEALTHY, "gated_delta_rule", "bfloat16")]) >= 12
+@pytest.mark.parametrize(("op", "least"), [
+    ("attention", 12), ("gated_delta_rule", 12), ("rms_norm", 12), ("rope", 12), ("short_conv", 12),
+    ("varlen_attention", 6), ("gated_rms_norm", 6), ("l2_norm", 6), ("silu_mul", 6), ("mamba_decay", 6),
+    ("log_sigmoid_decay", 6), ("low_rank_projection", 3), ("flash_sdpa", 3), ("grouped_query_attention", 3),
+    ("multi_head_latent_attention", 3), ("gated_delta_net", 3),
+])  # fmt: skip
+def test_legal_executions_differ_in_bits_from_each_other(op: str, least: int) -> None:
+    # In float32 the differences of a few units are not rounded away.
+    cases = draw_cases(OPS[op], 40, seed_value=7, dtypes=["float32"], regimes=["normal"], largest=130)[-DIFFERENT:]
+    prepared = [prepare(case.to_data()) for case in cases]
+    results = [bits_of(item, prepared) for item in chosen(HEALTHY, op, "float32")]
+    assert len(set(results)) == len(results) >= least
+
+
+def bits_of(candidate: Candidate, prepared: list[tuple[Operation, Case, Inputs]]) -> str:
+    """Returns a digest of all that an execution returns on some cases, gradients included."""
+    digest = hashlib.sha256()
+    function = candidate.load()
+    for row, case, inputs in prepared:
+        call = Call(row, case, inputs, "cpu", with_gradients=True)
+        outputs = call.outputs(function)
+        for tensor in (*outputs.values(), *call.gradients(outputs).values()):
+            digest.update(b"none" if tensor is None else raw_bytes(tensor.detach()))
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("op", list(KINDS))
+def test_a_degenerate_case_is_made_of_any_drawn_one(op: str) -> None:
+    drawn = draw_cases(OPS[op], 12, seed_value=5, largest=24)
+    made = [directed(case, number) for number, case in enumerate(drawn)]
+    assert {number: OPS[op].inputs(case).tensors.keys() for number, case in enumerate(made)}.keys() == set(range(12))
+
+
+def test_every_operation_with_healthy_variants_has_degenerate_kinds() -> None:
+    assert {item.op for item in plugin(HEALTHY).values()} == set(KINDS)
+
+
+def test_one_case_in_five_of_a_campaign_is_degenerate() -> None:
+    work = list(islice(planned(chosen(HEALTHY, "rope", "float32"), seed=3, largest=16), 50))
+    assert [kind != DRAWN for _, kind in work].count(True) == 10
+
+
+def test_campaigns_with_one_file_add_up_and_repeat_nothing(tmp_path: Path) -> None:
+    arguments = ["--runs", "30", "--op", "silu_mul", "--largest", "8", "--jobs", "1", "--state", str(tmp_path / "runs")]
+    main([*arguments, "--seed", "1"])
+    first = len(Tally(tmp_path / "runs").runs)
+    main([*arguments, "--seed", "1"])
+    again = len(Tally(tmp_path / "runs").runs)
+    main([*arguments, "--seed", "2"])
+    assert (first, again) == (36, 36)
+    assert len(Tally(tmp_path / "runs").runs) == 72
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
@@ -120,4 +179,4 @@ def test_a_campaign_goes_on_after_a_crash_and_a_hang() -> None:
 
 @pytest.mark.slow
 def test_a_longer_campaign_has_no_false_alarm() -> None:
-    assert main(["--runs", "2000", "--seed", "1"]) == 0
+    assert main(["--runs", "4000", "--seed", "1"]) == 0

@@ -43,7 +43,7 @@ _WIDE = {
 _WHOLE = {
     "whole": make_whole_attention(),
     "whole-normalised-last": make_whole_attention(normalises_last=True),
-    "whole-by-head": make_whole_attention(is_by_head=True),
+    "whole-by-head": make_whole_attention(is_by_head=True, scales_query=True),
     "whole-by-lse": make_whole_attention(shift="lse", is_by_head=True),
 }
 

@@ -14,7 +14,7 @@ NORMS = {
     "reversed": Norm(summed=ORDERS["reversed"]),
     "pairwise": Norm(summed=ORDERS["pairwise"], divides=True),
     "lanes": Norm(summed=ORDERS["lanes"]),
-    "lanes-divided": Norm(summed=ORDERS["lanes"], divides=True),
+    "interleaved-divided": Norm(summed=ORDERS["interleaved"], divides=True),
     "interleaved": Norm(summed=ORDERS["interleaved"]),
     "kahan": Norm(summed=ORDERS["kahan"]),
     "running-mean": Norm(summed=ORDERS["running-mean"]),
@@ -34,12 +34,12 @@ _GAINS = {
 
 _ROPES = {
     "by-pairs": make_rope("first", "first", "first"),
-    "products": make_rope("products", "products", "products"),
+    "once-there": make_rope("products", "once", "first"),
     "second-fused": make_rope("second", "second", "second"),
     "once": make_rope("once", "once", "once"),
     "fused-apart": make_rope("first", "second", "first"),
     "fused-across": make_rope("second", "first", "second"),
-    "fused-there": make_rope("first", "first", "products"),
+    "fused-there": make_rope("first", "once", "products"),
     "fused-back": make_rope("products", "products", "first"),
     "once-back": make_rope("products", "first", "once"),
     "once-and-fused": make_rope("once", "second", "products"),

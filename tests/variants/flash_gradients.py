@@ -50,7 +50,7 @@ def gradients(
     else:
         delta = (grad_out * rows(stored, groups)).sum(-1, keepdim=True) - grad_lse
     pull = _Pull(logits, values, grad_out, known, delta, bias, tokens, execution)
-    step = execution.query_tile or known.shape[-2]
+    step = execution.query_tile or max(known.shape[-2], 1)
     for first in range(0, known.shape[-2], step):
         for start, stop in execution.gradient_ranges(key.shape[1]):
             pull.tile(slice(first, first + step), start, stop, query.dtype)

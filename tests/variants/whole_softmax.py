@@ -14,7 +14,7 @@ __all__ = ["make_whole_attention"]
 
 
 def make_whole_attention(
-    *, normalises_last: bool = False, is_by_head: bool = False, shift: str = "max"
+    *, normalises_last: bool = False, is_by_head: bool = False, scales_query: bool = False, shift: str = "max"
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """Returns ``attention`` with one softmax over all keys; nothing is rounded before the results.
 
@@ -22,6 +22,7 @@ def make_whole_attention(
         normalises_last: whether the product with the values is divided by the denominator, instead of the weights.
         is_by_head: whether query heads are taken one after the other, and the gradients of a group's keys are summed
             over them.
+        scales_query: whether the queries are scaled, instead of the scores.
         shift: ``max`` subtracts the largest logit of a row, ``lse`` its log denominator.
     """
 
@@ -45,7 +46,8 @@ def make_whole_attention(
         outs, sums = [], []
         for first in range(0, H, size):
             chosen, group = slice(first, first + size), first // (H // G)
-            scores = queries[:, chosen] @ keys[:, group : group + 1].mT * scale
+            left = queries[:, chosen] * (scale if scales_query else 1.0)
+            scores = left @ keys[:, group : group + 1].mT * (1.0 if scales_query else scale)
             scores = scores if wide is None else scores + wide[:, chosen]
             scores = scores if visible is None else scores.masked_fill(~visible, -torch.inf)
             weights, total, lse = _softmax(scores, sink[chosen, None, None], shift)
