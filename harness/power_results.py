@@ -50,7 +50,7 @@ class FaultScore:
         caught: of those, how many attest failed.
         cases_needed: reached cases up to the first that was caught; None for a survivor.
         verdict: of that case.
-        detector: the check that failed it by the most.
+        detector: the plainest check that failed it.
         reason: its sentence.
         case: the case as JSON data.
         compared: reached runs among the first cases, which every fault meets and by which rules are compared.

@@ -23,7 +23,7 @@ def print_power(results: PowerResults, console: Console) -> None:
     caught = sum(item.outcome == "caught" for item in results.faults)
     distinct = {item.id + item.name + item.op for item in results.faults}
     found = ", ".join(f"{plain(name)} {count}" for name, count in results.found_by.items())
-    console.print(Text(f"caught first by: {found or MISSING}"), soft_wrap=True)
+    console.print(Text(f"plainest check that caught it: {found or MISSING}"), soft_wrap=True)
     console.print(
         f"{caught} of {len(results.faults)} caught ({plural(len(distinct), 'fault')}, each dtype counted), "
         f"{plural(len(results.alarms), 'false alarm')}, {results.seconds:.0f} s.",

@@ -22,6 +22,9 @@ from optimized.candidate import Candidate
 
 __all__ = ["Run", "detector_of", "run_case", "same_behaviour"]
 
+_PLAINEST = ("element", "gain", "along", "bias", "slice", "lean", "spread")
+"""Numerical checks, those first that need the least explanation: a fault that one element shows needs no other."""
+
 _BROKEN = frozenset({"error", "crash", "timeout"})
 
 
@@ -37,7 +40,7 @@ class Run:
         case: the case as JSON data.
         verdict: of attest.
         reason: its sentence.
-        detector: the check that found it, see ``detector_of``; empty where nothing did.
+        detector: the plainest check that found it, see ``detector_of``; empty where nothing did.
         is_equivalent: whether the fault did nothing here; never counted then.
         caught: by rule, whether it fails; attest's own is among them.
         first: by rule, whether it fails by the operation's first output alone.
@@ -153,7 +156,7 @@ def _budgets(shared: Shared, candidate: Candidate, answer: Answer) -> Mapping[st
 
 
 def detector_of(record: Record) -> str:
-    """Returns the check that failed a record by the most; empty where none did.
+    """Returns the check that failed a record, the plainest where several did; empty where none did.
 
     ``element``; ``gain``, ``bias``, ``slice`` and other tests over all elements; ``along`` an argument; ``shape``,
     ``dtype``, ``nonfinite``; ``memory`` (written out of bounds), ``inputs`` (changed); ``relation:NAME``; ``error``,
@@ -171,12 +174,17 @@ def detector_of(record: Record) -> str:
         return {"writes_in_bounds": "memory", "inputs_unchanged": "inputs"}.get(name, f"relation:{name}")
     if record.verdict is not Verdict.FAIL_NUMERIC:
         return ""
-    excess: dict[str, float] = {}
-    for item in record.judgements:
-        if item.verdict is not Verdict.FAIL_NUMERIC:
-            continue
-        excess["element"] = max(excess.get("element", 0.0), item.max_ratio or 0.0)
-        for each in item.aggregates:
-            name = each.name.partition(":")[0]
-            excess[name] = max(excess.get(name, 0.0), each.excess)
-    return max(excess, key=lambda name: excess[name]) if excess else ""
+    beyond = {
+        name
+        for item in record.judgements
+        if item.verdict is Verdict.FAIL_NUMERIC
+        for name in (
+            *(["element"] if (item.max_ratio or 0.0) > 1 else []),
+            *(each.name.partition(":")[0] for each in item.aggregates if each.excess > 1),
+        )
+    }
+    return min(beyond, key=_plainness, default="")
+
+
+def _plainness(name: str) -> int:
+    return _PLAINEST.index(name) if name in _PLAINEST else len(_PLAINEST)
