@@ -118,7 +118,8 @@ def _numeric_judgement(
     nearest = (budget.nearest.abs() / budget.tolerance).max().item()
     aggregates = _aggregates(budget, errors, tangents, axes)
     verdict, reason = _verdict(max_ratio, aggregates)
-    if verdict is not Verdict.PASS and max(max_ratio, _worst_excess(aggregates)) <= AMBIGUOUS_RATIO * nearest:
+    gravest = max(max_ratio, _worst_excess(aggregates))
+    if verdict is not Verdict.PASS and nearest > 1 and gravest <= AMBIGUOUS_RATIO * nearest:
         verdict = Verdict.NO_POWER
         reason = f": the recipe's own round-to-nearest execution is off by {nearest:.3g} times this budget"
     if verdict is Verdict.PASS and _passes_zeros(budget, aggregates):

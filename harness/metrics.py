@@ -102,7 +102,8 @@ def equals(expected: Tensor) -> Tensor:
     Opposite values and values that differ by a power of two round alike, too.
     """
     key = ((expected.contiguous().view(torch.int64) & _MANTISSA) + (1 << 11)) >> 12
-    return torch.unique(key.reshape(-1), return_inverse=True)[1]
+    group: Tensor = torch.unique(key.reshape(-1), return_inverse=True)[1]
+    return group
 
 
 def coherent_square(amount: Tensor, expected: Tensor) -> float:

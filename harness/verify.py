@@ -7,7 +7,7 @@ is computed once.
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.judge import judge, judge_missing
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Judgement, Phases, Record, Relation, Verdict, worst_verdict
-from harness.relations import check_relations
+from harness.relations.check import check_relations, chosen
 from harness.truth import GRAD, Truth, truth
 from harness.wire import inputs_crc
 from optimized.candidate import Candidate, Recipe
@@ -54,6 +54,7 @@ class Settings:
         limit_s: seconds that one call of a candidate may take.
         plugin: plug-in file, or None.
         relations: whether exact relations are checked.
+        all_relations: all that apply to a case, not some of some cases.
     """
 
     device: str = "cpu"
@@ -61,6 +62,7 @@ class Settings:
     limit_s: float = 120.0
     plugin: str | None = None
     relations: bool = True
+    all_relations: bool = False
 
 
 class Shared:
@@ -170,9 +172,8 @@ def _record(shared: Shared, candidate: Candidate, worker: Worker, settings: Sett
     judged, phases = _judged(shared, candidate, answer, phases)
     relations = list(_memory_relations(answer))
     if settings.relations and judged["verdict"] is Verdict.PASS:
-        relations += check_relations(
-            shared.row, shared.case, answer, lambda name: worker.ask({**request, "variation": name})
-        )
+        relations += _relations(shared, candidate, answer, lambda name: worker.ask({**request, "variation": name}),
+                                chosen(shared.case, all_of_them=settings.all_relations))  # fmt: skip
     # A relation without power says so itself; it takes nothing from what was judged.
     counted = [item.verdict for item in relations if item.verdict is not Verdict.NO_POWER]
     verdict = worst_verdict([judged["verdict"], *counted])
@@ -248,6 +249,25 @@ def _not_judged(answer: Answer) -> dict[str, Any]:
         "reason": str(answer.header.get("sentence") or answer.status),
         "traceback": str(answer.header.get("traceback", "")),
     }
+
+
+def _relations(
+    shared: Shared, candidate: Candidate, answer: Answer, again: Callable[[str], Answer], names: Sequence[str]
+) -> list[Relation]:
+    """Returns what the named relations say; other calls are judged by the budgets of the case."""
+    provided = tuple(output.name for output in shared.row.outputs if output.name in answer.tensors)
+    with_gradients = candidate.differentiable and bool(shared.row.differentiable(shared.inputs.tensors))
+    expected = shared.expected(provided, with_gradients=with_gradients)
+
+    def judge_output(name: str, value: Tensor) -> Judgement:
+        for factor in (1, MORE):
+            budgets = shared.budgets(provided, candidate.recipe, with_gradients=with_gradients, factor=factor)
+            found = _judge_one(shared, name, value, budgets[name], expected)
+            if found.verdict not in _REMEASURED:
+                break
+        return found
+
+    return check_relations(shared.case, shared.inputs, answer, again, judge_output, names)
 
 
 def _memory_relations(answer: Answer) -> list[Relation]:

@@ -22,9 +22,10 @@ from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.poison import poisoned
+from harness.relations.check import vary
+from harness.relations.rewrites import REWRITES, Declined
 from harness.timing import BASELINE, time_pair
 from harness.truth import GRAD, promote
-from harness.variations import vary
 from harness.wire import inputs_crc, raw_bytes, receive, send
 from optimized.candidate import Candidate
 
@@ -84,7 +85,7 @@ def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple
     case = case_from_data(case_data)
     row = operation(case.op)
     inputs = row.inputs(case)
-    return row, case, inputs if variation is None else vary(row, inputs, variation)
+    return row, case, inputs if variation is None or variation in REWRITES else vary(case, inputs, variation)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -135,7 +136,12 @@ class _Server:
     def _run(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         row, case, inputs = prepare(request["case"], request.get("variation"))
         candidate, function = self._candidate(request.get("plugin"), request["candidate"])
-        call = Call(row, case, inputs, self._device, with_gradients=candidate.differentiable)
+        variation = request.get("variation")
+        call = Call(
+            row, case, inputs, self._device, with_gradients=candidate.differentiable and variation is None
+        )  # fmt: skip
+        if variation is not None and variation in REWRITES:
+            return _rewritten(variation, call, case, candidate, function)
         if candidate.supports is not None:
             args, kwargs = call.arguments()
             sentence = candidate.supports(*args, **kwargs)
@@ -186,6 +192,26 @@ class _Server:
                 return {"status": "ok", "seconds": [], "interpreted": True}
             seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
         return {"status": "ok", "seconds": seconds, "interpreted": False}
+
+
+def _rewritten(
+    name: str, call: Call, case: Case, candidate: Candidate, function: Callable[..., Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+    """Returns the outputs of a case by the other way of a relation, without gradients."""
+
+    def run(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+        args, kwargs = call.row.arrange(dict(tensors), options)
+        sentence = None if candidate.supports is None else candidate.supports(*args, **kwargs)
+        if sentence is not None:
+            raise Declined(sentence)
+        return call.row.named(function(*args, **kwargs))
+
+    try:
+        with torch.no_grad(), poisoned():
+            outputs = REWRITES[name].outputs(run, call.leaves, call.options, case)
+    except Declined as declined:
+        return {"status": "unsupported", "sentence": str(declined)}, {}
+    return {"status": "ok"}, {key: item.detach() for key, item in outputs.items()}
 
 
 def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
