@@ -17,6 +17,7 @@ from harness.cli.options import (
     warn_broken,
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
+from harness.errors import UsageError
 from harness.ops import OPS, operation
 from harness.store import Store, write_run
 from harness.suites import SUITES, suite
@@ -42,6 +43,10 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     rows = [operation(arguments.op)] if arguments.op else list(OPS.values())
     cases = [case for row in rows for case in suite(arguments.suite, row)]
+    if not cases:
+        raise UsageError(
+            f"--op: the suite {arguments.suite!r} has no case of {arguments.op!r}, expected another operation"
+        )
     settings = settings_of(arguments)
     found = find_candidates(arguments.plugin)
     warn_broken(found)
