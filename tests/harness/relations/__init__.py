@@ -1,0 +1,1 @@
+"""The relations turn red on what they are for."""
