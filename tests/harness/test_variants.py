@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from optimized.candidate import Candidate
 from tests.variants.campaign import DRAWN, LEGAL, main, planned
 from tests.variants.degenerate import KINDS, directed
 from tests.variants.faults import EXPECTED, REACH
-from tests.variants.tally import Tally
+from tests.variants.tally import Seen, Tally
 
 VARIANTS = Path(__file__).resolve().parents[1] / "variants"
 HEALTHY, DUMB, FAULTS = (str(VARIANTS / f"{name}.py") for name in ("healthy", "dumb", "faults"))
@@ -115,15 +116,17 @@ def test_one_case_in_five_of_a_campaign_is_degenerate() -> None:
     assert [kind != DRAWN for _, kind in work].count(True) == 10
 
 
-def test_campaigns_with_one_file_add_up_and_repeat_nothing(tmp_path: Path) -> None:
-    arguments = ["--runs", "30", "--op", "silu_mul", "--largest", "8", "--jobs", "1", "--state", str(tmp_path / "runs")]
-    main([*arguments, "--seed", "1"])
-    first = len(Tally(tmp_path / "runs").runs)
-    main([*arguments, "--seed", "1"])
-    again = len(Tally(tmp_path / "runs").runs)
-    main([*arguments, "--seed", "2"])
-    assert (first, again) == (36, 36)
-    assert len(Tally(tmp_path / "runs").runs) == 72
+def test_runs_of_a_file_are_not_missing_any_more(tmp_path: Path) -> None:
+    record = Seen(op="rope", storage="float32", kind=DRAWN, candidate="a", case_id="1", verdict="PASS", worst=0.5)
+    Tally(tmp_path / "runs").add(record)
+    Tally(tmp_path / "runs").add(replace(record, candidate="b"))
+    tally = Tally(tmp_path / "runs")
+    assert (tally.missing("1", ["a", "b", "c"]), tally.missing("2", ["a"])) == (("c",), ("a",))
+
+
+def test_a_campaign_says_how_many_runs_and_how_many_false_alarms(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--runs", "6", "--op", "silu_mul", "--largest", "8", "--jobs", "1"])
+    assert (code, "6 runs, 0 false alarms" in capsys.readouterr().out) == (0, True)
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])

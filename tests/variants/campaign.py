@@ -33,7 +33,7 @@ HEALTHY = str(Path(__file__).with_name("healthy.py"))
 DRAWN = "drawn"
 """Kind of a case that is none of the degenerate ones."""
 
-_EVERY = 5
+EVERY = 5
 """One case in so many is of a degenerate kind."""
 
 _BATCH = 25
@@ -43,37 +43,41 @@ _BATCHES = 10_000
 """More batches than anybody has time for."""
 
 
-def planned(candidates: Sequence[Candidate], *, seed: int, largest: int) -> Iterator[tuple[Item, str]]:
+def planned(
+    candidates: Sequence[Candidate], *, seed: int, largest: int, every: int = EVERY
+) -> Iterator[tuple[Item, str]]:
     """Yields work without end, with its kind: a case on all candidates of its operation and format, those in turn.
 
     Args:
         candidates: who runs.
         seed: of the draw.
         largest: largest number of tokens.
+        every: one case in so many is of a degenerate kind.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for item in candidates:
         groups.setdefault((item.op, item.recipe.storage), []).append(item.name)
     for batch in range(_BATCHES):
         queues = [
-            [(Item(case, tuple(names)), kind) for case, kind in _cases(op, storage, seed, batch, largest)]
+            [(Item(case, tuple(names)), kind) for case, kind in _cases(op, storage, seed, batch, largest, every)]
             for (op, storage), names in groups.items()
         ]
         yield from (work for work in chain.from_iterable(zip_longest(*queues)) if work is not None)
 
 
-def _cases(op: str, storage: str, seed: int, batch: int, largest: int) -> list[tuple[Case, str]]:
+def _cases(op: str, storage: str, seed: int, batch: int, largest: int, every: int) -> list[tuple[Case, str]]:
     """Returns a batch of cases of an operation and format with their kinds, in an order of their own."""
     order = random.Random(f"{seed}:{batch}:{op}:{storage}")
     seed_value = order.randrange(2**31)
     drawn = draw_cases(OPS[op], _BATCH, seed_value=seed_value, dtypes=[storage], largest=largest)
     order.shuffle(drawn)
-    first = order.randrange(_EVERY)
+    first = order.randrange(every)
+    # Operations and formats begin at kinds of their own: a short campaign has then seen most kinds somewhere.
+    kinds = random.Random(f"{seed}:{op}:{storage}").randrange(100) + batch * (_BATCH // every)
     found = []
     for index, case in enumerate(drawn):
-        # Formats begin at kinds of their own, so that a short campaign has seen most kinds in some format.
-        number = seed + batch * (_BATCH // _EVERY) + index // _EVERY + 2 * len(storage)
-        is_directed = index % _EVERY == first
+        number = kinds + index // every
+        is_directed = index % every == first
         found.append((directed(case, number), kind_of(number, op)) if is_directed else (case, DRAWN))
     return found
 
@@ -85,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     candidates = [item for item in found if not options.op or item.op in options.op]
     tally = Tally(options.state)
     earlier, started = len(tally.runs), time.monotonic()
-    for run in _run(planned(candidates, seed=options.seed, largest=options.largest), tally, options):
+    for run in _run(
+        planned(candidates, seed=options.seed, largest=options.largest, every=options.every), tally, options
+    ):
         tally.add(run)
         done, seconds = len(tally.runs) - earlier, time.monotonic() - started
         if run.is_alarm:
@@ -130,6 +136,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="file that adds up the runs of several calls")
     parser.add_argument("--jobs", type=int, default=2, help="lanes in parallel (default 2)")
     parser.add_argument("--largest", type=int, default=80, help="largest number of tokens (default 80)")
+    parser.add_argument("--every", type=int, default=EVERY, help=f"one degenerate case in so many (default {EVERY})")
     parser.add_argument("--op", action="append", choices=list(OPS), help="only this operation; may be repeated")
     parser.add_argument("--candidates", action="store_true", help="print the counts of every candidate, too")
     return parser.parse_args(arguments)
