@@ -1,1 +1,1 @@
-"""The catalogue of seeded faults: bugs that really happened, each in a right implementation, beside its healthy twin."""
+"""The catalogue of seeded faults: bugs that really happened, each in a right implementation beside its twin."""
