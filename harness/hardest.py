@@ -31,7 +31,8 @@ class Hard:
     Attributes:
         case: the case.
         candidate: who was judged.
-        ratio: largest ``|error| / tolerance`` over all elements of all tensors; infinite where a value was not finite.
+        ratio: largest ``|error| / tolerance`` over all elements of all tensors where it can grow; infinite where a
+            value was not finite.
         tensor: the output or gradient of that element.
         gain: largest ``|value| / limit`` over the tests of all elements together.
         test: tensor and name of that test.
@@ -52,6 +53,8 @@ class Hard:
         }  # fmt: skip
 
 
+_AT_THE_LIMIT = 0.9
+
 _MEASURES: Mapping[str, Callable[[Hard], tuple[float, float]]] = {
     "ratio": lambda entry: (entry.ratio, entry.gain),
     "gain": lambda entry: (entry.gain, entry.ratio),
@@ -62,23 +65,28 @@ _MEASURES: Mapping[str, Callable[[Hard], tuple[float, float]]] = {
 def hardness(record: Record) -> Hard | None:
     """Returns how hard a case was; None where nothing was compared.
 
-    A tensor that its case cannot decide (NO_POWER) says nothing about hardness either.
+    A tensor that its case cannot decide (NO_POWER) says nothing about hardness. Nor does the ratio of one whose
+    round-to-nearest execution is at its limit as well: that is half a unit of the store, which every kernel comes to.
     """
     judged = [item for item in record.judgements if item.max_ratio is not None or _is_nonfinite(item)]
     judged = [item for item in judged if item.verdict is not Verdict.NO_POWER]
     if not judged:
         return None
-    worst = max(judged, key=_ratio)
+    ratio, tensor = max(((_ratio(item), item.output) for item in judged if not _is_stored(item)), default=(0.0, ""))
     tests = [(test.excess, f"{item.output} {test.name}") for item in judged for test in item.aggregates]
     gain, name = max(tests, default=(0.0, ""))
     return Hard(
-        case=case_from_data(record.case), candidate=record.candidate, ratio=_ratio(worst), tensor=worst.output,
-        gain=gain, test=name,
+        case=case_from_data(record.case), candidate=record.candidate, ratio=ratio, tensor=tensor, gain=gain, test=name
     )  # fmt: skip
 
 
 def _is_nonfinite(item: Judgement) -> bool:
     return item.verdict is Verdict.FAIL_NONFINITE
+
+
+def _is_stored(item: Judgement) -> bool:
+    """Returns whether the largest error may be no more than the rounding of the last store."""
+    return item.max_ratio is not None and item.max_ratio <= 1 and (item.nearest_ratio or 0.0) >= _AT_THE_LIMIT
 
 
 def _ratio(item: Judgement) -> float:

@@ -1,5 +1,6 @@
 """Which cases of a campaign are kept, and the file that they are kept in."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def test_hardness_names_the_tensor_and_the_test() -> None:
 
 def test_what_cannot_be_decided_is_not_hard() -> None:
     assert hardness(record(norm(), 7.0, verdict=Verdict.NO_POWER)) is None
+
+
+def test_half_a_unit_of_the_store_is_not_hard() -> None:
+    found = record(norm(), 0.99, 0.25)
+    stored = dataclasses.replace(found.judgements[0], nearest_ratio=0.98)
+    other = dataclasses.replace(found.judgements[0], output="lse", max_ratio=0.4)
+    entry = hardness(dataclasses.replace(found, judgements=[stored, other]))
+    assert entry is not None
+    assert (entry.ratio, entry.tensor, entry.gain) == (0.4, "lse", 0.25)
 
 
 def test_a_corpus_is_read_as_it_was_written(tmp_path: Path) -> None:
