@@ -9,13 +9,19 @@ from harness.power.fault import Fault
 from optimized.candidate import Candidate
 from tests.faults import attention, sequence
 
-__all__ = ["CANDIDATES", "FAULTS", "NOT_SEEDED"]
+__all__ = ["CANDIDATES", "FAULTS", "NOT_SEEDED", "SURVIVORS"]
 
 FAULTS: tuple[Fault, ...] = (*attention.FAULTS, *sequence.FAULTS)
 """Every seeded fault."""
 
 NOT_SEEDED: Mapping[str, str] = {**attention.NOT_SEEDED, **sequence.NOT_SEEDED}
 """Ids of real bugs that are not seeded, and why."""
+
+SURVIVORS: Mapping[str, str] = {
+    **sequence.SURVIVORS,
+    "B089": "every order of the sum is a legal execution of the recipe, and no recipe promises the same bits twice",
+}
+"""Ids of seeded faults that are known not to be caught, and why."""
 
 CANDIDATES: tuple[Candidate, ...] = tuple(
     candidate for fault in FAULTS for pair in fault.pairs.values() for candidate in pair
