@@ -1,7 +1,8 @@
 """Directed cases: those in which many values are equal, or next to nothing is left to compute.
 
 Equal values round alike, so that errors add up that are independent elsewhere; with one key or one token the exact
-gradients are 0, and what a legal kernel returns is its rounding errors alone. Each kind changes fields of a drawn case.
+gradients are 0, and what a legal kernel returns is its rounding errors alone. Where weights and cotangents are equal,
+sums have equal terms, which err by the same amount at each addition. Each kind changes fields of a drawn case.
 """
 
 import zlib
@@ -29,6 +30,8 @@ _OWN_KEY = {"window_left": 0, "window_right": 0}
 _ATTENTION: dict[str, Change] = {
     "two_valued": _regime("two_valued"),
     "equal": _regime("equal"),
+    "equal_terms": _fields(regime="equal", cotangent="expanded", **_NO_WINDOW),
+    "zero_rows": _fields(regime="zero_rows", cotangent="expanded", **_NO_WINDOW),
     "one_key": _fields(key_tokens=1, **_NO_WINDOW),
     "one_key_rows": lambda case: {"key_tokens": case.query_tokens, **_OWN_KEY},
     "one_token": _fields(query_tokens=1, key_tokens=1, **_NO_WINDOW),
