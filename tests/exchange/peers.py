@@ -3,6 +3,7 @@
 Legend: B batch, T tokens.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -50,8 +51,8 @@ class Peer:
                 config=self.config,
                 inputs_embeds=hidden_states,
                 attention_mask=None if key_mask is None else key_mask.long(),
-                past_key_values=None,
                 position_ids=positions,
+                **no_cache(self.make_mask),
             )
             tables = {} if self.rotary is None else {"position_embeddings": self.rotary(hidden_states, positions)}
             outputs = self.layer(hidden_states, attention_mask=mask, **tables)
@@ -73,6 +74,11 @@ def make_peer(
     with forced_float64():
         made, tables = layer(config, layer_idx=layer_idx), None if rotary is None else rotary(config)
     return Peer(config=config, layer=made, rotary=tables, make_mask=make_masks[layer_types[layer_idx]])
+
+
+def no_cache(make_mask: Callable[..., Tensor | None]) -> dict[str, None]:
+    """Returns the argument that says that there is no cache: transformers 5.24 renamed it and warns of the old name."""
+    return {name: None for name in ("cache", "past_key_values") if name in inspect.signature(make_mask).parameters}
 
 
 def _two_dimensional_mask(*, attention_mask: Tensor | None, **_: object) -> Tensor | None:
