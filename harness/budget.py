@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.alike import Alike, alike
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.rounding import FORMAT_BITS, Directed, Identity, Nearest, Random, Rounding, half_ulp, to_nearest
 from harness.operations.base import Inputs, Operation
@@ -39,6 +40,8 @@ class Budget:
         directed: errors of an execution whose special functions all err upwards by as much as they may, after the last
             store, ``(executions, ...)``: granted to aggregates, because a kernel's exponential may well err one way.
         overflow: where a round-to-nearest execution leaves the range of a format on the way: not judged.
+        alike: which expected values round alike.
+        stored_alike: which of them are stored as the same number, whatever their last bits.
         fmt: format in which the candidate stores it.
     """
 
@@ -50,6 +53,8 @@ class Budget:
     nearest: Tensor
     directed: Tensor
     overflow: Tensor
+    alike: Alike
+    stored_alike: Alike
     fmt: str
 
 
@@ -154,6 +159,8 @@ def _budget(
         nearest=stored,
         directed=torch.where(usable & torch.isfinite(one_way), one_way, 0.0),
         overflow=overflow,
+        alike=alike(safe),
+        stored_alike=alike(to_nearest(safe, fmt)),
         fmt=fmt,
     )
 

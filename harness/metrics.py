@@ -17,12 +17,10 @@ from torch import Tensor
 from harness.alarms import PER_TEST, limit_of
 from harness.budget import Budget
 
-__all__ = ["Projection", "coherent_square", "project", "rms", "usable"]
+__all__ = ["Projection", "project", "rms", "usable"]
 
 _SMALLEST_NORMAL = 2.0**-126
 """Of float32: what underflows there is compared absolutely, element by element, and says nothing in a sum."""
-
-_MANTISSA = 0x000FFFFFFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,7 @@ def project(budget: Budget, errors: Tensor, direction: Tensor) -> Projection | N
     weight = torch.where(use, x / budget.sigma, 0.0) / norm
     value = (errors.nan_to_num(0.0, 0.0, 0.0) * weight).sum().item()
     legal, nearest, directed = (_each(part, weight) for part in (budget.samples, budget.nearest, budget.directed))
-    store = coherent_square(weight * budget.store_variance.sqrt(), budget.expected)
+    store = budget.alike.square(weight * budget.store_variance.sqrt())
     error = (legal.square().mean().item() + store) ** 0.5
     granted = max(nearest.abs().max().item(), directed.abs().max().item())
     return Projection(
@@ -94,21 +92,3 @@ def rms(budget: Budget, errors: Tensor) -> float | None:
 def _each(executions: Tensor, weight: Tensor) -> Tensor:
     """Returns the projection of each of several executions."""
     return executions.reshape(executions.shape[0], -1) @ weight.reshape(-1)
-
-
-def equals(expected: Tensor) -> Tensor:
-    """Returns the number of each element's group of values that round alike, flat.
-
-    Opposite values and values that differ by a power of two round alike, too.
-    """
-    key = ((expected.contiguous().view(torch.int64) & _MANTISSA) + (1 << 11)) >> 12
-    group: Tensor = torch.unique(key.reshape(-1), return_inverse=True)[1]
-    return group
-
-
-def coherent_square(amount: Tensor, expected: Tensor) -> float:
-    """Returns the sum of squares after adding up what belongs to values that round alike."""
-    amount = torch.copysign(torch.ones_like(expected), expected) * amount
-    group = equals(expected)
-    sums = torch.zeros(int(group.max().item()) + 1 if group.numel() else 0, dtype=torch.float64)
-    return float(sums.index_add_(0, group, amount.reshape(-1)).square().sum().item())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.alarms import PER_TEST, limit_of
 from harness.budget import Budget
-from harness.metrics import equals, usable
+from harness.metrics import usable
 from harness.records import Aggregate
 
 __all__ = ["TILE", "slice_gains"]
@@ -36,11 +36,10 @@ def slice_gains(budget: Budget, errors: Tensor, axes: Sequence[str]) -> Iterator
     safe = torch.where(use, budget.expected, 0.0)
     inverse = torch.where(use, budget.sigma, torch.inf).reciprocal()
     x = safe * inverse  # expected in units of sigma
-    group = equals(safe)
     for axis, name in enumerate(axes):
         part, count = _parts(axis, name, errors)
         if count > 1:
-            yield from _furthest(budget, torch.where(use, errors, 0.0), x, inverse, part, count, group, name)
+            yield from _furthest(budget, torch.where(use, errors, 0.0), x, inverse, part, count, name)
 
 
 def _parts(axis: int, name: str, errors: Tensor) -> tuple[Tensor, int]:
@@ -54,7 +53,7 @@ def _parts(axis: int, name: str, errors: Tensor) -> tuple[Tensor, int]:
 
 
 def _furthest(
-    budget: Budget, errors: Tensor, x: Tensor, inverse: Tensor, part: Tensor, count: int, group: Tensor, name: str
+    budget: Budget, errors: Tensor, x: Tensor, inverse: Tensor, part: Tensor, count: int, name: str
 ) -> Iterator[Aggregate]:
     norm = _sums(x.square().reshape(1, -1), part, count)[0]
     there = norm > 0
@@ -66,8 +65,8 @@ def _furthest(
         _sums(values.reshape(values.shape[0], -1) * weight, part, count) / safe
         for values in (errors[None], budget.samples, budget.nearest, budget.directed)
     )
-    signed = torch.copysign(weight * budget.store_variance.sqrt().reshape(1, -1), x.reshape(1, -1))
-    store = _coherent(signed[0], part, count, group) / safe.square()
+    stores = weight[0] * budget.store_variance.sqrt().reshape(-1)
+    store = budget.alike.square_by_part(stores, part, count) / safe.square()
     own = legal.square().mean(0) + store
     # In units of what independent elements would give, parts of an axis are alike.
     usual = (own * safe)[there].mean()
@@ -84,11 +83,3 @@ def _furthest(
 def _sums(values: Tensor, part: Tensor, count: int) -> Tensor:
     """Returns the sums over each part, ``(rows, parts)``."""
     return torch.zeros(values.shape[0], count, dtype=torch.float64).index_add_(1, part, values)
-
-
-def _coherent(amount: Tensor, part: Tensor, count: int, group: Tensor) -> Tensor:
-    """Returns, per part, the sum of squares after adding up what rounds alike within it."""
-    both, inverse = torch.unique(part * (int(group.max()) + 1) + group, return_inverse=True)
-    sums = torch.zeros(both.numel(), dtype=torch.float64).index_add_(0, inverse, amount)
-    owner = both.div(int(group.max()) + 1, rounding_mode="floor")
-    return torch.zeros(count, dtype=torch.float64).index_add_(0, owner, sums.square())

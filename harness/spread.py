@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.alarms import PER_TEST, limit_of
 from harness.budget import Budget
 from harness.emulators.rounding import to_nearest
-from harness.metrics import coherent_square, usable
+from harness.metrics import usable
 from harness.records import Aggregate
 
 __all__ = ["lean", "spread"]
@@ -49,7 +49,7 @@ def spread(budget: Budget, errors: Tensor) -> Aggregate | None:
     fixed = torch.cat([budget.nearest, budget.directed]).square() * scale
     value = (torch.where(use, errors, 0.0).square() * scale).sum().item()
     usual = max(legal.mean().item(), fixed.reshape(fixed.shape[0], -1).sum(1).max().item(), 1.0)
-    independent = 2 * coherent_square(torch.where(use, 1.0 / count, 0.0), budget.expected)
+    independent = 2 * budget.alike.square(torch.where(use, 1.0 / count, 0.0))
     error = (legal.var().item() + independent) ** 0.5
     return Aggregate(
         name="spread",
@@ -73,7 +73,7 @@ def lean(budget: Budget, errors: Tensor) -> Aggregate | None:
     value = (torch.sign(torch.where(use, errors, 0.0)) * weight).sum().item()
     spread_of = legal.var().item() if legal.numel() > 1 else 0.0
     # Values that are stored alike are close enough to be rounded in the same direction, whatever their last bits.
-    error = (spread_of + coherent_square(torch.where(use, 1.0 / count, 0.0), to_nearest(safe, budget.fmt))) ** 0.5
+    error = (spread_of + budget.stored_alike.square(torch.where(use, 1.0 / count, 0.0))) ** 0.5
     return Aggregate(
         name="lean", value=value - legal.mean().item(), limit=limit_of(PER_TEST) * error, error=error,
         weight=float(count),
