@@ -10,6 +10,11 @@ share are expanded along it, and matrix products use that to compute once what i
 The noise of an accumulated sum of ``n`` terms in any order is modelled by its partial sums: they walk at random for
 terms of mixed sign and grow linearly for terms of one sign, so that
 ``gauge^2 = n/2 * sum(term^2) + n/3 * (sum term)^2`` (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
+Where the terms of one head are positive and those of the next negative, partial sums are larger than the sum: the mean
+square of those after each quarter of the terms counts where it is larger than the squared sum.
+The errors of the additions walk at random too, with one exception: equal terms err alike at each addition, so that a
+sum of ``n`` equal terms is off by up to ``n/2`` units where one of different terms is off by about ``sqrt(n/12)``. Each
+term therefore has a direction, and what is added up is directions (``Rounding.accumulate``).
 """
 
 import math
@@ -18,15 +23,33 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.emulators.rounding import Rounding, unit
+from harness.emulators.rounding import Rounding, Signs, unit
 from optimized.candidate import Recipe
 
 __all__ = ["Arithmetic", "shared"]
 
 
+_PIECES = 4
+"""Pieces of a sum after which the partial sum is looked at."""
+
+
 def shared(value: Tensor) -> Tensor:
     """Returns one sample of a tensor that all samples share (stride 0 on the sample axis), else the tensor."""
     return value[:1] if value.dim() and value.stride(0) == 0 else value
+
+
+def _pieces(value: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Returns the quarters of a tensor along an axis: what a kernel adds up one after the other."""
+    return value.tensor_split(max(1, min(_PIECES, value.shape[axis])), axis)
+
+
+def _gauge(value: Tensor, terms: int, squares: Tensor, pieces: Sequence[Tensor]) -> Tensor:
+    """Returns the gauge of sums ``value`` from their squared terms and their pieces, see the module."""
+    partial = mean_square = torch.zeros((), dtype=torch.float64)
+    for piece in pieces:
+        partial = partial + piece
+        mean_square = mean_square + partial.square() / len(pieces)
+    return torch.maximum(value.square(), mean_square).mul_(terms / 3).add_(squares, alpha=terms / 2).sqrt_()
 
 
 class _Point(torch.autograd.Function):
@@ -97,9 +120,14 @@ class Arithmetic:
         def gauge() -> Tensor:
             # One sample is enough for a scale, and the squared product is what costs.
             squares = (left[:1] * left[:1]) @ (right[:1] * right[:1])
-            return (value * value).mul_(terms / 3).add_(squares, alpha=terms / 2).sqrt_()
+            pieces = zip(_pieces(left[:1], -1), _pieces(right[:1], -2), strict=True)
+            return _gauge(value, terms, squares, [first @ second for first, second in pieces])
 
-        return self.rounding.accumulate(point, value, gauge, self.recipe.accumulator)
+        def walk(signs: Signs) -> Tensor:
+            # A term's direction is the product of its factors': equal terms of equal factors go the same way.
+            return (signs("left", left, terms) @ signs("right", right, terms)).mul_(max(terms, 1) ** -0.5)
+
+        return self.rounding.accumulate(point, value, gauge, self.recipe.accumulator, walk=walk)
 
     def total(self, point: str, value: Tensor, dim: int | Sequence[int], *, keepdim: bool = False) -> Tensor:
         """Returns the sum over ``dim`` as the accumulator gives it."""
@@ -110,9 +138,13 @@ class Arithmetic:
 
         def gauge() -> Tensor:
             squares = (value * value).sum(dims, keepdim=keepdim)
-            return (result * result).mul_(terms / 3).add_(squares, alpha=terms / 2).sqrt_()
+            pieces = _pieces(value[:1], max(dims, key=lambda axis: value.shape[axis]))
+            return _gauge(result, terms, squares, [piece.sum(dims, keepdim=keepdim) for piece in pieces])
 
-        return self.rounding.accumulate(point, result, gauge, self.recipe.accumulator)
+        def walk(signs: Signs) -> Tensor:
+            return signs("term", value, terms).sum(dims, keepdim=keepdim).mul_(max(terms, 1) ** -0.5)
+
+        return self.rounding.accumulate(point, result, gauge, self.recipe.accumulator, walk=walk)
 
     def constant(self, point: str, value: float) -> Tensor:
         """Returns an option such as a scale as ``(samples, 1, 1, 1, 1)``.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic, shared
-from harness.emulators.rounding import FORMAT_BITS, Rounding, unit
+from harness.emulators.rounding import FORMAT_BITS, Rounding, Walk, unit
 
 __all__ = ["fused", "gradient_kept", "gradient_stored", "on_gradient", "silu", "stage", "stored_sigmoid"]
 
@@ -30,9 +30,10 @@ class _Named:
         return self._rounding.round(f"{self._name}.{point}", value, fmt, keeps_exact=keeps_exact)
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
-        return self._rounding.accumulate(f"{self._name}.{point}", value, gauge, fmt, key=key)
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
+        return self._rounding.accumulate(f"{self._name}.{point}", value, gauge, fmt, key=key, walk=walk)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         return self._rounding.approximate(f"{self._name}.{point}", value, error)

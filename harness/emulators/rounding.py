@@ -12,6 +12,7 @@ per element would call them faulty.
 The first axis of every tensor is the sample axis.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -27,6 +28,8 @@ __all__ = [
     "Nearest",
     "Random",
     "Rounding",
+    "Signs",
+    "Walk",
     "half_ulp",
     "to_nearest",
     "unit",
@@ -72,6 +75,13 @@ def to_nearest(value: Tensor, fmt: str) -> Tensor:
     return value.to(getattr(torch, fmt)).to(torch.float64)
 
 
+Signs = Callable[[str, Tensor, int], Tensor]
+"""Of a name, terms or factors of terms, and the number of terms: the direction in which each of them errs, float32."""
+
+Walk = Callable[[Signs], Tensor]
+"""Sums the directions of a sum's terms as the sum does its terms, over the root of their number: ``(samples, ...)``."""
+
+
 class Rounding(Protocol):
     """What an execution does at its rounding points."""
 
@@ -83,11 +93,12 @@ class Rounding(Protocol):
         ...
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
         """Returns a sum as an accumulator gives it; ``gauge()`` is the root of the sum of squared partial sums.
 
-        Sums of equal ``key`` err alike; the key is the sum itself if None.
+        Sums of equal ``key`` err alike; the key is the sum itself if None. With ``walk``, sums of equal terms do.
         """
         ...
 
@@ -106,8 +117,9 @@ class Identity:
         return value
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
         """Returns the value."""
         return value
 
@@ -126,8 +138,9 @@ class Nearest:
         return to_nearest(value, fmt)
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
         """Returns the sum rounded once."""
         return to_nearest(value, fmt)
 
@@ -176,12 +189,16 @@ class Random:
         return self._noise(point, value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
-        """Returns the sum moved by up to ``u`` times its gauge."""
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Returns the sum moved by up to ``u`` times its gauge; more where equal terms walk the same way."""
+        size = unit(fmt) * (4.0 if fmt == "float64" else 1.0)
+        if walk is not None:
+            steps = walk(lambda label, terms, count: self._signs(f"{point}.{label}", terms, count))
+            return steps.to(torch.float64).mul_(gauge()).mul_(size / math.sqrt(3)).add_(value)
         drawn_by = value if key is None else key
-        size = torch.copysign(gauge(), drawn_by).mul_(unit(fmt) * (4.0 if fmt == "float64" else 1.0))
-        return self._noise(point, drawn_by).mul_(size).add_(value)
+        return self._noise(point, drawn_by).mul_(torch.copysign(gauge(), drawn_by).mul_(size)).add_(value)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value moved by up to its relative error."""
@@ -195,15 +212,33 @@ class Random:
         bits of float64 still round alike. The point counts, because two sums of equal value in different places of a
         kernel are two sums. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing step.
         """
-        shape = (self.samples, *([1] * (value.dim() - 1)))
-        leading = value.to(torch.float32).view(torch.int32) << 1  # the sign goes
+        return self._hashed(point, value.to(torch.float32).view(torch.int32)).to(torch.float64).mul_(_TO_UNIT)
+
+    def _signs(self, point: str, value: Tensor, terms: int) -> Tensor:
+        """Returns the direction (float32: -1, 1, or 0 for 0) in which each term of sums of so many terms errs.
+
+        An addition rounds off what the term has below the last place of the partial sum, so that equal terms err alike
+        at every addition, and opposite ones oppositely. The partial sum is longer than the term by a good part of the
+        bits of the number of terms; terms that differ in fewer bits than that are equal here.
+        """
+        dropped = max(0, terms.bit_length() - 2)
+        bits = value.to(torch.float32).view(torch.int32)
+        bits = (bits + (1 << dropped >> 1)) >> dropped << dropped
+        hashed = self._hashed(point, bits)
+        directions = (hashed >> 31).to(torch.float32).mul_(2).add_(1)
+        return directions.mul_(torch.sign(value).to(torch.float32))
+
+    def _hashed(self, point: str, bits: Tensor) -> Tensor:
+        """Returns 32-bit hashes ``(samples, ...)`` of the bits of float32 numbers, without their sign."""
+        shape = (self.samples, *([1] * (bits.dim() - 1)))
+        leading = bits << 1  # the sign goes
         leading ^= leading >> 15  # numbers of a short format have only high bits: bring some down
         label = zlib.crc32(point.encode()) & 0x7FFFFFFE  # even, so that multipliers stay odd
-        hashed = leading * (self._multipliers ^ label).to(value.device).view(shape)
-        hashed += (self._offsets ^ label).to(value.device).view(shape)
+        hashed = leading * (self._multipliers ^ label).to(bits.device).view(shape)
+        hashed += (self._offsets ^ label).to(bits.device).view(shape)
         hashed ^= hashed >> 15
         hashed *= _MIX
-        return hashed.to(torch.float64).mul_(_TO_UNIT)
+        return hashed
 
 
 class Fault:
@@ -224,10 +259,11 @@ class Fault:
         return self._apply(point, self._healthy.round(point, value, fmt, keeps_exact=keeps_exact))
 
     def accumulate(
-        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None
-    ) -> Tensor:
+        self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
+        walk: Walk | None = None,
+    ) -> Tensor:  # fmt: skip
         """Returns the healthy sum, changed if the point is a faulty one."""
-        return self._apply(point, self._healthy.accumulate(point, value, gauge, fmt, key=key))
+        return self._apply(point, self._healthy.accumulate(point, value, gauge, fmt, key=key, walk=walk))
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the healthy value, changed if the point is a faulty one."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.gated_delta_rule import emulate
 from harness.emulators.rounding import Fault, Identity, Nearest, Random, half_ulp, to_nearest, unit
+from harness.verify import MORE
 from optimized.candidate import Recipe
 from reference.gated_delta_rule import gated_delta_rule
 from tests.harness.delta_rule_examples import (
@@ -81,10 +82,10 @@ def emulated(example: Example, arithmetic: Arithmetic) -> Values:
     return results(rule, spread, example.cotangents)
 
 
-def sampled(example: Example, storage: str, seed: int) -> Values:
-    """Returns 8 samples of every tile."""
+def sampled(example: Example, storage: str, seed: int, *, each: int = 8) -> Values:
+    """Returns ``each`` samples of every tile."""
     runs = [
-        emulated(example, Arithmetic(recipe_of(storage), Random(8, seed * len(TILES) + tile), tile=tile))
+        emulated(example, Arithmetic(recipe_of(storage), Random(each, seed * len(TILES) + tile), tile=tile))
         for tile in TILES
     ]
     return {name: torch.cat([run[name] for run in runs]) for name in runs[0]}
@@ -178,10 +179,19 @@ def false_alarms(seeds: Sequence[int], storage: str) -> list[tuple[int, str, str
     for seed in seeds:
         example = make_example(seed, storage)
         expected = expected_of(example)
-        tolerance = tolerances(expected, sampled(example, storage, seed), storage)
-        for rule_name, rule in healthy_rules(example, storage).items():
-            ratios = worst_ratio(results(rule, example.tensors, example.cotangents), expected, tolerance, storage)
-            alarms += [(seed, rule_name, name, ratio) for name, ratio in ratios.items() if not ratio <= 1]
+        found = {name: results(rule, example.tensors, example.cotangents)
+                 for name, rule in healthy_rules(example, storage).items()}  # fmt: skip
+        for each in (8, 8 * MORE):  # as the judge does: measured again with more samples before anything fails
+            tolerance = tolerances(expected, sampled(example, storage, seed, each=each), storage)
+            beyond = [
+                (seed, rule_name, name, ratio)
+                for rule_name, result in found.items()
+                for name, ratio in worst_ratio(result, expected, tolerance, storage).items()
+                if not ratio <= 1
+            ]
+            if not beyond:
+                break
+        alarms += beyond
     return alarms
 
 
