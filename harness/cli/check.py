@@ -9,6 +9,7 @@ from harness.cli.options import (
     add_candidates,
     add_device,
     add_out,
+    add_relations,
     items_of,
     jobs_of,
     new_folder,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", default=None, help="only this operation (default: all)")
     add_candidates(parser)
     add_device(parser)
+    add_relations(parser)
     add_out(parser)
 
 

@@ -16,6 +16,7 @@ from harness.cli.options import (
     add_candidates,
     add_device,
     add_out,
+    add_relations,
     chosen,
     items_of,
     jobs_of,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print records as JSON lines")
     add_device(parser)
+    add_relations(parser)
     add_out(parser)
 
 

@@ -12,8 +12,9 @@ import torch
 
 from harness.campaign import Item, default_jobs
 from harness.candidates import Found, find_candidates, select
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.operations.case import Case
+from harness.relations.check import CHOICES, RELATIONS
 from harness.store import has_records
 from harness.verify import Settings
 from optimized.candidate import Candidate
@@ -23,6 +24,7 @@ __all__ = [
     "add_candidates",
     "add_device",
     "add_out",
+    "add_relations",
     "chosen",
     "items_of",
     "jobs_of",
@@ -83,6 +85,25 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (default attest-out/<time>)")
 
 
+def relations(text: str) -> str:
+    """Returns which relations are checked, from the command line."""
+    unknown = next((name for name in text.split(",") if name not in RELATIONS), None)
+    if text not in CHOICES and unknown is not None:
+        known = (*CHOICES, *RELATIONS)
+        raise argparse.ArgumentTypeError(
+            f"got {unknown!r}, expected one of {', '.join(known)}{nearest(unknown, known)}"
+        )
+    return text
+
+
+def add_relations(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--relations``."""
+    parser.add_argument(
+        "--relations", type=relations, default="some", metavar="WHICH",
+        help="relations between calls: some of them on some cases (default), all, none, or names with commas between",
+    )  # fmt: skip
+
+
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Returns how cases are run.
 
@@ -95,6 +116,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         device=arguments.device,
         limit_s=float(getattr(arguments, "limit", 120)),
         plugin=getattr(arguments, "plugin", None),
+        relations=getattr(arguments, "relations", "some"),
     )
 
 

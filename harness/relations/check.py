@@ -14,10 +14,16 @@ from harness.relations.outcome import Exact, Outcome, Tensors, differs
 from harness.relations.rewrites import REWRITES, Rewrite
 from harness.truth import GRAD
 
-__all__ = ["CONTROL", "FRESH", "applicable", "check_relations", "chosen", "vary"]
+__all__ = ["CHOICES", "CONTROL", "FRESH", "RELATIONS", "applicable", "check_relations", "chosen", "vary"]
 
 FRESH = "fresh_process"
 """The same call in a process that never made another one; it costs the start of a worker."""
+
+CHOICES = ("some", "all", "none")
+"""Which relations of a case are checked, where they are not named."""
+
+RELATIONS = (*REWRITES, *EXACT, FRESH)
+"""The names of all relations that need calls of their own."""
 
 CONTROL = "/control"
 """Ending of the name of a property, for the inputs of its control."""
