@@ -26,7 +26,7 @@ from harness.relations.check import vary
 from harness.relations.rewrites import REWRITES, Declined
 from harness.timing import BASELINE, time_pair
 from harness.truth import GRAD, promote
-from harness.wire import inputs_crc, raw_bytes, receive, send
+from harness.wire import inputs_crc, memory_bytes, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "main", "prepare"]
@@ -76,8 +76,8 @@ class Call:
         return dict(zip(self.names, grads, strict=True))
 
     def bits(self) -> dict[str, bytes]:
-        """Returns the bits of everything that a candidate may read but not change."""
-        return {name: raw_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
+        """Returns the bits of all that a candidate may not change: what surrounds a view in memory belongs to it."""
+        return {name: memory_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
 
 
 def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
