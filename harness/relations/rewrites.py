@@ -195,7 +195,9 @@ def _decay_of_zero(run: Run, tensors: Tensors, options: Options, case: Case) -> 
 
 
 def _is_plain(case: Case) -> bool:
-    return all(getattr(case, name, None) in (None, False, "none") for name in ("window_left", "window_right", "bias"))
+    # A window of 0 is a window: it must not be taken for False.
+    windows = (getattr(case, "window_left", None), getattr(case, "window_right", None))
+    return all(side is None for side in windows) and getattr(case, "bias", "none") in (None, False, "none")
 
 
 def _can_split(case: Case) -> bool:

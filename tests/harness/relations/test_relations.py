@@ -157,3 +157,15 @@ def test_some_cases_are_checked_by_one_relation_and_the_seed_decides() -> None:
     names = [chosen(case, "some") for case in cases]
     assert {len(each) for each in names} == {0, 1}
     assert {name for each in names for name in each} == set(applicable(cases[0]))
+
+
+@pytest.mark.parametrize("fields", [
+    {"window_right": 0}, {"window_left": 0, "window_right": 0}, {"window_left": 3, "window_right": 0},
+    {"window_left": 0}, {"window_right": 0, "key_mask": True}, {"window_right": 0, "query_tokens": 12},
+], ids=str)  # fmt: skip
+def test_no_relation_takes_a_window_of_nothing_for_no_window(fields: Mapping[str, Any], worker: Worker) -> None:
+    case = case_from_data({"op": "attention", "dtype": "float32", "seed": 5, **SHAPES["attention"], **fields})
+    candidate = find_candidates(None).candidates["torch-attention-fp32"]
+    # The rewrites alone: a fresh process costs seconds and knows no windows.
+    record = verify(case, [candidate], worker, Settings(limit_s=60.0, relations=",".join(REWRITES)))[0]
+    assert [item.reason for item in record.relations if item.verdict.is_failure] == []
