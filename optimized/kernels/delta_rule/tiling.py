@@ -97,8 +97,11 @@ def choose_tiling(
         return DeltaRuleTiling(
             chunk_size=chunk_size, solve_precision="ieee", prepare=tiles, carry=tiles, gradient=tiles
         )
-    columns = min(block_v, 16 if head_width > 128 else 32 if is_wide_format else 64)
-    while columns > 16 and num_states * -(-value_width // columns) < num_multiprocessors:
+    # With 16 columns, the products of 16-bit operands with the state read shared memory out of bounds on Hopper under
+    # Triton 3.6 (wrong columns or a fault; compute-sanitizer names the product): 32 are the fewest there.
+    fewest = 16 if is_wide_format else 32
+    columns = max(fewest, min(block_v, 16 if head_width > 128 else 32 if is_wide_format else 64))
+    while columns > fewest and num_states * -(-value_width // columns) < num_multiprocessors:
         columns //= 2
     if is_wide_format:
         return DeltaRuleTiling(
