@@ -14,7 +14,7 @@ from harness.store import Store, read_certificates, read_records, read_run, writ
 
 __all__ = ["Merged", "merge"]
 
-_OF_ONE_MACHINE = ("shard", "engine", "elapsed_s", "peak_memory_gb")
+_OF_ONE_MACHINE = ("shard", "plugin", "elapsed_s", "peak_memory_gb")
 """What the runs of several machines may differ in."""
 
 

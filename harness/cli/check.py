@@ -66,6 +66,7 @@ def execute(arguments: argparse.Namespace) -> int:
     with Store(folder) as store, engine(settings, jobs_of(arguments)) as pool:
         write_run(folder, {
             "command": NAME, "suite": arguments.suite, "op": arguments.op, "shard": arguments.shard,
+            "candidates": arguments.candidate, "plugin": arguments.plugin,
         })  # fmt: skip
         try:
             total = sum(len(item.candidates) for item in items)

@@ -143,6 +143,7 @@ class _Campaign:
             "command": NAME, "seed": self._arguments.seed, "op": self._row.name, "cases": self._count,
             "search": "half" if self._halves else self._searches(), "shard": self._arguments.shard,
             "regimes": self._arguments.regime, "largest": self._arguments.largest,
+            "candidates": self._arguments.candidate, "plugin": self._arguments.plugin,
         }  # fmt: skip
 
     def total(self) -> int | None:
