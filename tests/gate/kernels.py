@@ -10,7 +10,17 @@ from torch import Tensor
 from optimized.candidate import Candidate, Recipe
 from tests.faults.catalogue import CANDIDATES as SEEDED
 
-__all__ = ["CANDIDATES", "CHANGED", "GAIN", "NO_GRADIENT", "REFUSING", "SLOWER", "TRUNCATED", "TRUNCATED_TWIN"]
+__all__ = [
+    "AS_FAST",
+    "CANDIDATES",
+    "CHANGED",
+    "GAIN",
+    "NO_GRADIENT",
+    "REFUSING",
+    "SLOWER",
+    "TRUNCATED",
+    "TRUNCATED_TWIN",
+]
 
 HALF = Recipe(storage="bfloat16", operand="float32", accumulator="float32", intermediates="bfloat16")
 _SEEDED = {item.name: item for item in SEEDED}
@@ -49,16 +59,23 @@ def _attention(name: str) -> tuple[Candidate]:
     return (Candidate(name="kernel", op="attention", load=item.load, recipe=item.recipe, supports=item.supports),)
 
 
+def _beside(function: Callable[..., Any]) -> tuple[Candidate, ...]:
+    """Returns the kernel beside what it was before, so that both are timed in pairs."""
+    before = Candidate(name="kernel-before", op="silu_mul", load=lambda: right, recipe=HALF)
+    return (*_silu(function), before)
+
+
 CANDIDATES = _silu(right)
+AS_FAST = _beside(right)
 GAIN = _silu(gain)
-SLOWER = _silu(slower)
+SLOWER = _beside(slower)
 NO_GRADIENT = _silu(right, differentiable=False)
 REFUSING = _silu(right, supports=wide_only)
 TRUNCATED_TWIN = _attention("x002-attention-weights-truncated-healthy-bf16")
 TRUNCATED = _attention("x002-attention-weights-truncated-bf16")
 
 CHANGED: Mapping[str, tuple[Candidate, ...]] = {
-    "CANDIDATES": CANDIDATES, "GAIN": GAIN, "SLOWER": SLOWER, "NO_GRADIENT": NO_GRADIENT, "REFUSING": REFUSING,
+    "CANDIDATES": CANDIDATES, "GAIN": GAIN, "SLOWER": SLOWER, "AS_FAST": AS_FAST, "NO_GRADIENT": NO_GRADIENT, "REFUSING": REFUSING,
     "TRUNCATED_TWIN": TRUNCATED_TWIN, "TRUNCATED": TRUNCATED,
 }  # fmt: skip
 """By the name that the plug-in's file gives them."""
