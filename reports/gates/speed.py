@@ -1,9 +1,9 @@
 """Speed beside a baseline: ratios of paired measurements, never bare times.
 
-A record's ratio compares a candidate with another one in the same process, call by call in turns: what slows the machine
-slows both. That holds for two kernels of one kind, such as a kernel and what it was before. It does not hold for a kernel
-beside the float64 reference, whose ratio moved by half between runs of one tree on a busy machine: that one is told and
-trips nothing. Only the same case on the same device with as many threads is compared.
+A record's ratio compares a candidate with another one in the same process, call by call in turns: what slows the
+machine slows both. That holds for two kernels of one kind, such as a kernel and what it was before. It does not hold
+for a kernel beside the float64 reference, whose ratio moved by half between runs of one tree on a busy machine: that
+one is told and trips nothing. Only the same case on the same device with as many threads is compared.
 """
 
 import math

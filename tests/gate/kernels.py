@@ -75,7 +75,8 @@ TRUNCATED_TWIN = _attention("x002-attention-weights-truncated-healthy-bf16")
 TRUNCATED = _attention("x002-attention-weights-truncated-bf16")
 
 CHANGED: Mapping[str, tuple[Candidate, ...]] = {
-    "CANDIDATES": CANDIDATES, "GAIN": GAIN, "SLOWER": SLOWER, "AS_FAST": AS_FAST, "NO_GRADIENT": NO_GRADIENT, "REFUSING": REFUSING,
+    "CANDIDATES": CANDIDATES, "GAIN": GAIN, "SLOWER": SLOWER, "AS_FAST": AS_FAST, "NO_GRADIENT": NO_GRADIENT,
+    "REFUSING": REFUSING,
     "TRUNCATED_TWIN": TRUNCATED_TWIN, "TRUNCATED": TRUNCATED,
 }  # fmt: skip
 """By the name that the plug-in's file gives them."""
