@@ -18,9 +18,9 @@ from harness.cli import bench, certify, check, codegen, describe, fuzz, gate, li
 from harness.errors import TestbenchError, UsageError, nearest
 from harness.store import StoreWarning
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-_COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power, gate, merge)
+COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power, gate, merge)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         """Raises the message; a wrong command gets the nearest right one."""
         if "invalid choice: " in message and "argument COMMAND" in message:
             got = message.split("invalid choice: ")[1].split("'")[1]
-            names = [module.NAME for module in _COMMANDS]
+            names = [module.NAME for module in COMMANDS]
             message = f"command: got {got!r}, expected one of {', '.join(names)}{nearest(got, names)}"
         raise UsageError(message)
 
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in _COMMANDS:
+    for module in COMMANDS:
         each = commands.add_parser(
             module.NAME,
             help=module.HELP,

@@ -20,8 +20,9 @@ from harness.alarms import FALSE_ALARMS
 __all__ = ["apart", "larger", "more_often", "share"]
 
 
-_PLAIN = 0.01
-"""Above this the limiting distribution says enough: it is far from every share, and counting paths takes time."""
+_MANY, _PLAIN = 2_500, 0.01
+"""Steps of so many paths take time to count; above this probability, far from every share, the limit of the distribution
+for large samples says enough."""
 
 
 def share(tests: int) -> float:
@@ -48,7 +49,7 @@ def larger(before: Sequence[float], now: Sequence[float]) -> float:
             j += 1
         distance = max(distance, i * n - j * m)
     limiting = math.exp(-2 * (distance / (m * n)) ** 2 * m * n / (m + n))
-    if limiting > _PLAIN:
+    if m * n > _MANY and limiting > _PLAIN:
         return limiting
     # Paths from (0, 0) to (m, n) by unit steps; those that never come as far as the distance seen are inside.
     inside = [1] + [0] * n

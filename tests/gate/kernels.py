@@ -61,8 +61,8 @@ def _attention(name: str) -> tuple[Candidate]:
 
 def _beside(function: Callable[..., Any]) -> tuple[Candidate, ...]:
     """Returns the kernel beside what it was before, so that both are timed in pairs."""
-    before = Candidate(name="kernel-before", op="silu_mul", load=lambda: right, recipe=HALF)
-    return (*_silu(function), before)
+    before = Candidate(name="kernel-before", op="silu_mul", load=lambda: right, recipe=HALF, differentiable=False)
+    return (*_silu(function, differentiable=False), before)
 
 
 CANDIDATES = _silu(right)

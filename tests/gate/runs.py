@@ -24,11 +24,12 @@ from reports.gates.campaign import campaign_section
 from reports.gates.speed import speed_section
 from tests.gate.kernels import CHANGED
 
-__all__ = ["CASES", "INJECTED", "TIMED", "Gated", "main"]
+__all__ = ["CASES", "INJECTED", "REPEATS", "TIMED", "Gated", "main"]
 
 PLUGIN = Path(__file__).with_name("kernels.py")
 CASES = 24
-TIMED: Mapping[str, Any] = {"op": "silu_mul", "dtype": "bfloat16", "batch": 4, "tokens": 256, "channels": 512}
+REPEATS = 1001
+TIMED: Mapping[str, Any] = {"op": "silu_mul", "dtype": "bfloat16", "batch": 1, "tokens": 64, "channels": 256}
 INJECTED: Mapping[str, tuple[str, str]] = {
     "a gain of 0.1 %": ("CANDIDATES", "GAIN"),
     "softmax weights truncated": ("TRUNCATED_TWIN", "TRUNCATED"),
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=50, help="runs of the unchanged tree (default 50)")
     parser.add_argument("--cases", type=int, default=CASES, help=f"cases of a run (default {CASES})")
-    parser.add_argument("--repeats", type=int, default=101, help="paired repetitions of a timing (default 101)")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"paired repetitions (default {REPEATS})")
     asked = parser.parse_args(arguments)
     started = time.monotonic()
     wrong = 0
