@@ -21,8 +21,8 @@ __all__ = ["apart", "larger", "more_often", "share"]
 
 
 _MANY, _PLAIN = 2_500, 0.01
-"""Steps of so many paths take time to count; above this probability, far from every share, the limit of the distribution
-for large samples says enough."""
+"""Paths of more steps take time to count; above this probability, which is far from every share, what the distribution
+tends to for large samples says enough."""
 
 
 def share(tests: int) -> float:
