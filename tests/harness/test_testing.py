@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,11 @@ DOCUMENT = ROOT / "docs" / "testing.md"
 BY_NAME = {item.name: item for item in CANDIDATES}
 
 
-def check(name: str, *, cases: int = 3, **more: object) -> None:
-    harness.check(BY_NAME[name], op="rms_norm", cases=cases, largest=5, **more)  # type: ignore[arg-type]
+def check(name: str, *, cases: int = 3, **more: Any) -> None:
+    harness.check(BY_NAME[name], op="rms_norm", cases=cases, largest=5, **more)
 
 
-def failure(name: str, **more: object) -> str:
+def failure(name: str, **more: Any) -> str:
     with pytest.raises(CheckFailedError) as caught:
         check(name, **more)
     return str(caught.value)
@@ -81,9 +82,9 @@ def test_what_a_kernel_leaves_in_torch_is_undone() -> None:
     ],
     ids=str,
 )
-def test_an_argument_that_makes_no_sense_is_refused(arguments: dict[str, object], words: str) -> None:
+def test_an_argument_that_makes_no_sense_is_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        harness.check(BY_NAME["right"], **arguments)  # type: ignore[arg-type]
+        harness.check(BY_NAME["right"], **arguments)
     assert words in str(caught.value)
 
 
