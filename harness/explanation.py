@@ -13,6 +13,7 @@ def reproduction(record: Record, *, plugin: str | None = None) -> str:
     """Returns the one-line command that runs a record's case again."""
     line = json.dumps(to_json(record.case), separators=(",", ":"))
     extra = f" --plugin {shlex.quote(plugin)}" if plugin else ""
+    extra += f" --relations {shlex.quote(','.join(record.broken))}" if record.broken else ""
     return f"attest replay {shlex.quote(line)} --candidate {shlex.quote(record.candidate)}{extra}"
 
 

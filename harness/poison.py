@@ -4,8 +4,10 @@ A kernel that does not write its output returns NaN instead of what happened to 
 result), and one that writes past its end kills a canary.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,8 +15,12 @@ from torch import Tensor
 
 __all__ = ["Canaries", "poisoned"]
 
-_GUARD = 64
-"""Elements on either side; a multiple of every alignment that kernels ask for."""
+_GUARD = 4096
+"""Elements on either side: a store that is off by a row or a small tile still lands in them. A multiple of every
+alignment that kernels ask for."""
+
+_NOT_CANDIDATES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "triton"})
+"""Packages whose own names stay: torch calls its allocators by another way, the others have none of them."""
 
 _CANARY = 0x5A
 
@@ -41,7 +47,9 @@ class Canaries:
 def poisoned() -> Iterator[Canaries]:
     """Replaces torch's allocators of uninitialised memory by poisoning ones; gives the canaries.
 
-    Contiguous CPU and CUDA tensors are guarded, others filled; allocations inside compiled libraries are out of reach.
+    Contiguous CPU and CUDA tensors are guarded, others filled. Names that a module bound before, by
+    ``from torch import empty_like``, are replaced as well. Out of reach are allocations inside compiled libraries, and
+    allocators that were kept elsewhere: in a closure, a container, a class.
     """
     canaries = Canaries()
     empty, empty_like, empty_strided, new_empty = torch.empty, torch.empty_like, torch.empty_strided, Tensor.new_empty
@@ -64,20 +72,35 @@ def poisoned() -> Iterator[Canaries]:
         chosen = {name: value for name, value in options.items() if value is not None}
         return poisoned_empty(*size, **{"dtype": self.dtype, "device": self.device, **chosen})
 
-    replaced: list[tuple[object, str, Callable[..., Tensor]]] = [
-        (torch, "empty", poisoned_empty),
-        (torch, "empty_like", poisoned_empty_like),
-        (torch, "empty_strided", poisoned_empty_strided),
-        (Tensor, "new_empty", poisoned_new_empty),
-    ]
-    kept = [empty, empty_like, empty_strided, new_empty]
-    for owner, name, function in replaced:
-        setattr(owner, name, function)
+    originals: list[tuple[object, str, Callable[..., Tensor]]] = [
+        (torch, "empty", empty), (torch, "empty_like", empty_like), (torch, "empty_strided", empty_strided),
+        (Tensor, "new_empty", new_empty),
+    ]  # fmt: skip
+    poisoning = {
+        id(empty): poisoned_empty, id(empty_like): poisoned_empty_like, id(empty_strided): poisoned_empty_strided,
+        id(new_empty): poisoned_new_empty,
+    }  # fmt: skip
+    places = [*originals, *_bound_to([original for *_, original in originals])]
+    for owner, name, original in places:
+        setattr(owner, name, poisoning[id(original)])
     try:
         yield canaries
     finally:
-        for (owner, name, _), original in zip(replaced, kept, strict=True):
+        for owner, name, original in places:
             setattr(owner, name, original)
+
+
+def _bound_to(functions: Sequence[Callable[..., Tensor]]) -> list[tuple[object, str, Callable[..., Tensor]]]:
+    """Returns the names of loaded modules that are bound to one of the functions: module, name, function."""
+    wanted = {id(function) for function in functions}
+    modules = [
+        module for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and name.partition(".")[0] not in _NOT_CANDIDATES and name != __name__
+    ]  # fmt: skip
+    return [
+        (module, name, value)
+        for module in modules for name, value in list(vars(module).items()) if id(value) in wanted
+    ]  # fmt: skip
 
 
 def _guarded(made: Tensor, canaries: Canaries, empty: Callable[..., Tensor]) -> Tensor:

@@ -130,6 +130,10 @@ class Judgement:
     nearest_ratio: float | None = None
 
 
+EVERY_CALL = ("inputs_unchanged", "writes_in_bounds")
+"""Relations that every call is checked by."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relation:
     """One exact check: a property that needs no tolerance, with its negative control."""
@@ -255,3 +259,8 @@ class Record:
     def op(self) -> str:
         """Name of the operation."""
         return str(self.case["op"])
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the failed relations that need calls of their own: a replay has to ask for them."""
+        return tuple(each.name for each in self.relations if each.verdict.is_failure and each.name not in EVERY_CALL)

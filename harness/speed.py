@@ -34,7 +34,7 @@ def measure_speed(
 
     Kernels that run in Triton's interpreter get no time: it would be the interpreter's.
     """
-    records = verify(case, candidates, worker, dataclasses.replace(settings, relations=False))
+    records = verify(case, candidates, worker, dataclasses.replace(settings, relations="none"))
     return [
         _timed(record, case, candidate, worker, settings, speed) if record.verdict is Verdict.PASS else record
         for record, candidate in zip(records, candidates, strict=True)
@@ -67,7 +67,7 @@ def _timed(
             )
         )  # fmt: skip
     fresh = case.replaced(seed=case.seed + 1)
-    again = verify(fresh, [candidate], worker, dataclasses.replace(settings, relations=False))[0]
+    again = verify(fresh, [candidate], worker, dataclasses.replace(settings, relations="none"))[0]
     if again.verdict.is_failure:
         # A kernel that is right once and wrong after many calls has no speed either.
         return dataclasses.replace(again, reason=f"after it was timed: {again.reason}")

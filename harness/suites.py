@@ -16,7 +16,10 @@ from harness.operations.base import Operation
 from harness.operations.case import Case
 from harness.strategies import DTYPES, draw_cases
 
-__all__ = ["PAST", "SUITES", "Past", "read_past", "suite"]
+__all__ = ["PAST", "SUITES", "WIDTHS", "Past", "read_past", "suite"]
+
+WIDTHS = (40, 64, 72, 80, 96, 104, 128, 192, 256)
+"""Head widths of attention that kernels have been wrong at, and those of every day."""
 
 PAST = Path(__file__).parent / "corpus" / "past.jsonl"
 """The committed file of past failures and hard cases."""
@@ -85,6 +88,21 @@ def _boundaries(row: Operation) -> list[Case]:
     ]
 
 
+def _widths(row: Operation) -> list[Case]:
+    """Returns attention at every head width that kernels have been wrong at, causal and not, also with a scale of 1."""
+    fields = row.case.__dataclass_fields__
+    if not {"head_dim", "value_dim", "scale"} <= fields.keys():
+        return []
+    return [
+        case.replaced(head_dim=width, value_dim=width, scale=scale, regime="normal", seed=case.seed + width)
+        for dtype in DTYPES
+        for width in WIDTHS
+        for scale, case in zip(
+            (None, 1.0), draw_cases(row, 2, seed_value=19 + width, dtypes=[dtype], largest=150), strict=True
+        )
+    ]
+
+
 def _past(row: Operation) -> list[Case]:
     """Returns what failed or was hard in the past."""
     return [entry.case for entry in read_past() if entry.case.op == row.name]
@@ -94,6 +112,7 @@ SUITES: Mapping[str, Callable[[Operation], list[Case]]] = {
     "smoke": _smoke,
     "regimes": _regimes,
     "boundaries": _boundaries,
+    "widths": _widths,
     "past": _past,
 }
 

@@ -21,7 +21,7 @@ from harness.judge import judge, judge_missing
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Judgement, Phases, Record, Relation, Verdict, worst_verdict
-from harness.relations.check import check_relations, chosen
+from harness.relations.check import FRESH, check_relations, chosen
 from harness.truth import GRAD, Truth, truth
 from harness.wire import inputs_crc
 from optimized.candidate import Candidate, Recipe
@@ -53,16 +53,14 @@ class Settings:
         threads: threads per worker.
         limit_s: seconds that one call of a candidate may take.
         plugin: plug-in file, or None.
-        relations: whether exact relations are checked.
-        all_relations: all that apply to a case, not some of some cases.
+        relations: ``some`` of the relations of some cases, ``all`` that apply, ``none``, or their names with commas.
     """
 
     device: str = "cpu"
     threads: int = 1
     limit_s: float = 120.0
     plugin: str | None = None
-    relations: bool = True
-    all_relations: bool = False
+    relations: str = "some"
 
 
 class Shared:
@@ -131,7 +129,7 @@ def settled(shared: Shared, candidate: Candidate, worker: Worker, settings: Sett
     retests = []
     for index in range(1, RETESTS + 1):
         fresh = shared.case.replaced(seed=(shared.case.seed + 0x9E3779B1 * index) % 2**31)
-        again = _record(Shared(fresh), candidate, worker, dataclasses.replace(settings, relations=False))
+        again = _record(Shared(fresh), candidate, worker, dataclasses.replace(settings, relations="none"))
         retests.append({"seed": fresh.seed, "verdict": again.verdict.value, "reason": again.reason})
     if not any(each["verdict"] in _BEYOND for each in retests):
         return dataclasses.replace(record, retests=retests)
@@ -171,9 +169,9 @@ def _record(shared: Shared, candidate: Candidate, worker: Worker, settings: Sett
         return Record(**fields, **_not_judged(answer), phases=phases)
     judged, phases = _judged(shared, candidate, answer, phases)
     relations = list(_memory_relations(answer))
-    if settings.relations and judged["verdict"] is Verdict.PASS:
-        relations += _relations(shared, candidate, answer, lambda name: worker.ask({**request, "variation": name}),
-                                chosen(shared.case, all_of_them=settings.all_relations))  # fmt: skip
+    if judged["verdict"] is Verdict.PASS:
+        names = chosen(shared.case, settings.relations)
+        relations += _relations(shared, candidate, answer, _again(worker, request), names)
     # A relation without power says so itself; it takes nothing from what was judged.
     counted = [item.verdict for item in relations if item.verdict is not Verdict.NO_POWER]
     verdict = worst_verdict([judged["verdict"], *counted])
@@ -249,6 +247,18 @@ def _not_judged(answer: Answer) -> dict[str, Any]:
         "reason": str(answer.header.get("sentence") or answer.status),
         "traceback": str(answer.header.get("traceback", "")),
     }
+
+
+def _again(worker: Worker, request: Mapping[str, Any]) -> Callable[[str], Answer]:
+    """Returns what calls a candidate again as a relation wants it, in a new process if that is the relation."""
+
+    def again(name: str) -> Answer:
+        if name == FRESH:
+            worker.close()
+            return worker.ask(request)
+        return worker.ask({**request, "variation": name})
+
+    return again
 
 
 def _relations(

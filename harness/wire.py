@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.operations.base import Inputs
 
-__all__ = ["inputs_crc", "raw_bytes", "receive", "send"]
+__all__ = ["inputs_crc", "memory_bytes", "raw_bytes", "receive", "send"]
 
 
 def inputs_crc(inputs: Inputs) -> int:
@@ -27,6 +27,11 @@ def raw_bytes(value: Tensor) -> bytes:
     flat = value.detach().to("cpu").clone(memory_format=torch.contiguous_format).flatten()
     # A length-1 axis may keep any stride and still count as contiguous, which a view as bytes does not accept.
     return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().tobytes()
+
+
+def memory_bytes(value: Tensor) -> bytes:
+    """Returns the bytes of the whole memory that a tensor is a view of."""
+    return raw_bytes(torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage()))
 
 
 def send(connection: Connection, header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:

@@ -26,7 +26,7 @@ from harness.relations.check import vary
 from harness.relations.rewrites import REWRITES, Declined
 from harness.timing import BASELINE, time_pair
 from harness.truth import GRAD, promote
-from harness.wire import inputs_crc, raw_bytes, receive, send
+from harness.wire import inputs_crc, memory_bytes, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "Server", "main", "prepare"]
@@ -76,8 +76,8 @@ class Call:
         return dict(zip(self.names, grads, strict=True))
 
     def bits(self) -> dict[str, bytes]:
-        """Returns the bits of everything that a candidate may read but not change."""
-        return {name: raw_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
+        """Returns the bits of all that a candidate may not change: what surrounds a view in memory belongs to it."""
+        return {name: memory_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
 
 
 def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
@@ -85,7 +85,7 @@ def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple
     case = case_from_data(case_data)
     row = operation(case.op)
     inputs = row.inputs(case)
-    return row, case, inputs if variation is None or variation in REWRITES else vary(case, inputs, variation)
+    return row, case, vary(case, inputs, variation) if variation and variation not in REWRITES else inputs
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -145,9 +145,7 @@ class Server:
         row, case, inputs = prepare(request["case"], request.get("variation"))
         candidate, function = self._candidate(request.get("plugin"), request["candidate"])
         variation = request.get("variation")
-        call = Call(
-            row, case, inputs, self._device, with_gradients=candidate.differentiable and variation is None
-        )  # fmt: skip
+        call = Call(row, case, inputs, self._device, with_gradients=candidate.differentiable)
         if variation is not None and variation in REWRITES:
             return _rewritten(variation, call, case, candidate, function)
         if candidate.supports is not None:
@@ -205,7 +203,7 @@ class Server:
 def _rewritten(
     name: str, call: Call, case: Case, candidate: Candidate, function: Callable[..., Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
-    """Returns the outputs of a case by the other way of a relation, without gradients."""
+    """Returns the outputs and gradients of a case by the other way of a relation."""
 
     def run(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
         args, kwargs = call.row.arrange(dict(tensors), options)
@@ -214,12 +212,18 @@ def _rewritten(
             raise Declined(sentence)
         return call.row.named(function(*args, **kwargs))
 
+    summed = REWRITES[name].summed(case)
     try:
-        with torch.no_grad(), poisoned():
+        with poisoned(), torch.set_grad_enabled(candidate.differentiable):
             outputs = REWRITES[name].outputs(run, call.leaves, call.options, case)
+            gradients = {} if "" in summed else call.gradients(outputs)
     except Declined as declined:
         return {"status": "unsupported", "sentence": str(declined)}, {}
-    return {"status": "ok"}, {key: item.detach() for key, item in outputs.items()}
+    compared = {
+        GRAD + key: grad for key, grad in gradients.items()
+        if grad is not None and not key.endswith(summed)
+    }  # fmt: skip
+    return {"status": "ok"}, {**{key: item.detach() for key, item in outputs.items()}, **compared}
 
 
 def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
@@ -230,7 +234,7 @@ def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[],
 
 
 def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
-    if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1]:
+    if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1] and bool((value == value[:, :1]).all()):
         return value[:, :1].clone().expand(*value.shape)
     return lay_out(value, case.layout)
 

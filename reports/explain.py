@@ -21,7 +21,8 @@ def case_json(record: Record) -> str:
 
 def reproduction(record: Record) -> str:
     """Returns the shell command that runs the record's case on its candidate again."""
-    return f"attest replay {shlex.quote(case_json(record))} --candidate {shlex.quote(record.candidate)}"
+    relations = f" --relations {shlex.quote(','.join(record.broken))}" if record.broken else ""
+    return f"attest replay {shlex.quote(case_json(record))} --candidate {shlex.quote(record.candidate)}{relations}"
 
 
 def dtype_of(record: Record) -> str:

@@ -17,6 +17,7 @@ from harness.cli.options import (
     add_device,
     add_engine,
     add_out,
+    add_relations,
     add_shard,
     chosen,
     engine_of,
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard(parser)
     add_engine(parser)
     add_device(parser)
+    add_relations(parser)
     add_out(parser)
 
 

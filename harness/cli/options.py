@@ -15,8 +15,9 @@ import torch
 from harness.campaign import Item, Lanes, default_jobs, lanes
 from harness.candidates import Found, find_candidates, select
 from harness.cluster import ray_lanes, require_ray
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.operations.case import Case
+from harness.relations.check import CHOICES, RELATIONS
 from harness.shards import WHOLE, Shard
 from harness.store import has_records
 from harness.verify import Settings
@@ -28,6 +29,7 @@ __all__ = [
     "add_device",
     "add_engine",
     "add_out",
+    "add_relations",
     "add_shard",
     "chosen",
     "engine_of",
@@ -132,6 +134,25 @@ def shard_of(arguments: argparse.Namespace) -> Shard:
     return Shard.parse(arguments.shard) if arguments.shard else WHOLE
 
 
+def relations(text: str) -> str:
+    """Returns which relations are checked, from the command line."""
+    unknown = next((name for name in text.split(",") if name not in RELATIONS), None)
+    if text not in CHOICES and unknown is not None:
+        known = (*CHOICES, *RELATIONS)
+        raise argparse.ArgumentTypeError(
+            f"got {unknown!r}, expected one of {', '.join(known)}{nearest(unknown, known)}"
+        )
+    return text
+
+
+def add_relations(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--relations``."""
+    parser.add_argument(
+        "--relations", type=relations, default="some", metavar="WHICH",
+        help="relations between calls: some of them on some cases (default), all, none, or names with commas between",
+    )  # fmt: skip
+
+
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Returns how cases are run.
 
@@ -144,6 +165,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         device=arguments.device,
         limit_s=float(getattr(arguments, "limit", 120)),
         plugin=getattr(arguments, "plugin", None),
+        relations=getattr(arguments, "relations", "some"),
     )
 
 

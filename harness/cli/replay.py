@@ -6,7 +6,7 @@ from rich.console import Console
 
 from harness.candidates import find_candidates, select
 from harness.cases import case_and_candidate
-from harness.cli.options import add_candidates, add_device, items_of, settings_of
+from harness.cli.options import add_candidates, add_device, add_relations, items_of, settings_of
 from harness.cli.progress import exit_code, output_console
 from harness.errors import UsageError
 from harness.execute import Worker
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", metavar="CASE", help="a case as JSON, or a file that holds a case or a record")
     add_candidates(parser)
     add_device(parser)
+    add_relations(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

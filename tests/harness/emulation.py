@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from harness.budget import Budget, emulated, measure_budgets, second_formulation
+from harness.budget import Budget, emulated, measure_budgets
 from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.rounding import Fault, Nearest
 from harness.operations.base import Inputs, Operation
@@ -16,7 +16,7 @@ from harness.truth import GRAD, Truth, truth
 from optimized.candidate import Candidate, Recipe
 from optimized.catalogue import CANDIDATES
 
-__all__ = ["EXACT", "plain_candidates", "worst_of_candidate", "worst_of_fault", "worst_without_rounding"]
+__all__ = ["EXACT", "plain_candidates", "worst_of_candidate", "worst_of_fault"]
 
 EXACT = Recipe(storage="float64", operand="float64", accumulator="float64")
 
@@ -33,16 +33,6 @@ def worst_of_candidate(candidate: Candidate, *, count: int) -> float:
     for row, case, inputs, expected in _drawn(candidate.op, candidate.recipe.storage, count, candidate.differentiable):
         budgets = measure_budgets(row, case, inputs, candidate.recipe, expected)
         largest = max(largest, _worst(budgets, _executed(row, call, inputs, with_gradients=candidate.differentiable)))
-    return largest
-
-
-def worst_without_rounding(op: str, *, count: int) -> float:
-    """Returns the largest distance of emulator and reference, in units of the tolerance of a float64 kernel."""
-    largest = 0.0
-    for row, case, inputs, expected in _drawn(op, "float64", count, with_gradients=True):
-        budgets = measure_budgets(row, case, inputs, EXACT, expected)
-        values = second_formulation(row, inputs, EXACT, expected, tile=row.tiles[-1])
-        largest = max(largest, _worst(budgets, {name: value[0] for name, value in values.items()}))
     return largest
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, empty_like
 
 from optimized.candidate import Candidate, Recipe
 
@@ -41,6 +41,18 @@ def changes_its_input(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
     result = right(x, weight, **options)
     x.data[0, 0, 0] += 1
     return result
+
+
+def writes_beside_its_input(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    """Writes into the memory in front of its input: in the fused layout the other half of a projection's row."""
+    if x.storage_offset():
+        x.detach().as_strided((1,), (1,), x.storage_offset() - 1).fill_(0.0)
+    return right(x, weight, **options)
+
+
+def binds_its_allocator(x: Tensor, *_: Tensor, **__: Any) -> Tensor:
+    """Writes nothing into memory that it asks for by a name of its own module."""
+    return empty_like(x, memory_format=torch.contiguous_format)
 
 
 def writes_past_its_end(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
@@ -128,6 +140,8 @@ CANDIDATES = (
     _each("hangs", hangs),
     _each("raises", raises),
     _each("changes-its-input", changes_its_input, differentiable=False),
+    _each("writes-beside-its-input", writes_beside_its_input, differentiable=False),
+    _each("binds-its-allocator", binds_its_allocator, differentiable=False),
     _each("writes-past-its-end", writes_past_its_end, differentiable=False),
     _each("writes-nothing", writes_nothing, differentiable=False),
     _each("gives-no-tensor", gives_no_tensor),

@@ -251,5 +251,5 @@ def the_candidate_runs_first() -> list[str]:
         return truth(*args, **kwargs)
 
     with mock.patch("harness.verify.truth", noted):
-        verify(found.case, [candidate(found)], Scripted(answer), Settings(relations=False))
+        verify(found.case, [candidate(found)], Scripted(answer), Settings(relations="none"))
     return [] if order[0] == "candidate" else [f"the order is {', '.join(order)}"]

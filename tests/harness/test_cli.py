@@ -63,6 +63,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "case-rope": (("replay", '{"op":"rope","batch":1,"tokens":1,"heads":1,"width":5}'), ("width", "even number")),
     "case-regime": (("replay", NORM[:-1] + ',"regime":"nromal"}'), ("did you mean 'normal'?",)),
     "case-dtype": (("replay", NORM[:-1] + ',"dtype":"fp8"}'), ("dtype", "'fp8'")),
+    "relation": ((*FUZZ, "--relations", "run_twice,row_by_rwo"), ("'row_by_rwo'", "did you mean 'row_by_row'?")),
     "report-missing": (("report", "nowhere"), ("records.jsonl",)),
     "shard-no-number": ((*FUZZ, "--shard", "one"), ("--shard", "'one'", "i/n")),
     "shard-zero": ((*FUZZ, "--shard", "0/2"), ("--shard", "'0/2'", "for instance 2/8")),
@@ -253,6 +254,28 @@ def test_a_plug_in_outside_of_the_checkout_is_fuzzed_and_its_failure_replays(
     assert len(lines) == 1
     assert main(shlex.split(lines[0])[1:]) == 1
     assert "my-wrong: FAIL_NUMERIC" in capsys.readouterr().out
+
+
+def test_a_broken_relation_is_printed_with_the_line_that_asks_for_it_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    broken = str(Path(__file__).parent / "relations" / "broken.py")
+    options = ["--plugin", broken, "--cases", "2", "--largest", "5", "--jobs", "1", "--out", str(tmp_path / "out")]
+    named = ["--candidate", "breaks-for-inference", "--relations", "for_inference"]
+    assert main([*FUZZ, *options, *named]) == 1
+    printed = capsys.readouterr().out
+    (line,) = (line.strip() for line in printed.splitlines() if line.strip().startswith("attest replay "))
+    assert line.endswith("--relations for_inference")
+    assert main(shlex.split(line)[1:]) == 1
+    assert "relation for_inference: FAIL_RELATION" in capsys.readouterr().out
+
+
+def test_no_relation_is_called_when_none_is_asked_for(tmp_path: Path) -> None:
+    broken = str(Path(__file__).parent / "relations" / "broken.py")
+    options = ["--plugin", broken, "--cases", "4", "--largest", "5", "--jobs", "1", "--out", str(tmp_path / "out")]
+    assert main([*FUZZ, *options, "--candidate", "breaks-for-inference", "--relations", "none"]) == 0
+    names = {each.name for record in read_records(tmp_path / "out") for each in record.relations}
+    assert names == {"inputs_unchanged", "writes_in_bounds"}
 
 
 def test_a_saved_failure_is_a_case_to_replay(

@@ -1,4 +1,6 @@
+import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_what_a_kernel_writes_stays(make: Callable[[Tensor], Tensor]) -> None:
     assert canaries.killed() == 0
 
 
-@pytest.mark.parametrize("offset", [-1, 15], ids=["before", "behind"])
+@pytest.mark.parametrize("offset", [-4096, -1, 15, 15 + 4095], ids=["far before", "before", "behind", "far behind"])
 @pytest.mark.parametrize("make", [MAKERS["empty"], MAKERS["new-empty"]], ids=["empty", "new-empty"])
 def test_a_write_out_of_bounds_kills_a_canary(make: Callable[[Tensor], Tensor], offset: int) -> None:
     with poisoned() as canaries:
@@ -71,6 +73,19 @@ def test_a_given_buffer_is_not_replaced() -> None:
     out = torch.zeros(4)
     with poisoned():
         assert torch.empty(4, out=out) is out
+
+
+def test_names_that_a_module_bound_before_are_poisoned_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("attest_plugin_bound")
+    vars(module).update(empty=torch.empty, like=torch.empty_like, strided=torch.empty_strided, new=Tensor.new_empty)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    before, like = dict(vars(module)), torch.zeros(2, 3)
+    with poisoned() as canaries:
+        made = [module.empty(2, 3), module.like(like), module.strided((2, 3), (3, 1)), module.new(like, (2, 3))]
+        made[1].as_strided((1,), (1,), made[1].storage_offset() + 6).fill_(0.0)
+    assert all(bool(each.isnan().all()) for each in made)
+    assert canaries.killed() == 1
+    assert vars(module) == before
 
 
 def test_the_allocators_come_back() -> None:

@@ -54,7 +54,7 @@ def candidate(found: Example, **fields: Any) -> Candidate:
 def answered(found: Example, tensors: Mapping[str, Tensor], **header: Any) -> tuple[Record, Scripted]:
     """Returns the record of a case whose candidate gave these tensors."""
     worker = Scripted(lambda _: Answer("ok", {**MEMORY, **header}, tensors))
-    record = verify(found.case, [candidate(found)], worker, Settings(relations=False))[0]
+    record = verify(found.case, [candidate(found)], worker, Settings(relations="none"))[0]
     return record, worker
 
 
@@ -103,7 +103,7 @@ def test_an_output_that_is_not_given_is_said_to_be_unchecked() -> None:
     without = {name: value for name, value in rule.healthy().items() if name == "out"}
     worker = Scripted(lambda _: Answer("ok", MEMORY, without))
     given = candidate(rule, differentiable=False)
-    record = verify(rule.case, [given], worker, Settings(relations=False))[0]
+    record = verify(rule.case, [given], worker, Settings(relations="none"))[0]
     assert record.verdict is Verdict.PASS
     assert {"final_state", "grad:query", "grad:beta", "grad:initial_state"} <= set(record.unchecked)
     assert found.case.op not in record.unchecked
@@ -112,7 +112,7 @@ def test_an_output_that_is_not_given_is_said_to_be_unchecked() -> None:
 def test_an_answer_without_any_output_fails() -> None:
     found = example(NORM, "bfloat16")
     worker = Scripted(lambda _: Answer("ok", MEMORY, {}))
-    record = verify(found.case, [candidate(found, differentiable=False)], worker, Settings(relations=False))[0]
+    record = verify(found.case, [candidate(found, differentiable=False)], worker, Settings(relations="none"))[0]
     assert record.verdict is Verdict.FAIL_SHAPE
 
 
@@ -205,7 +205,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, verdicts: list[Verdict]) -> tuple[R
 
     script(monkeypatch, verdicts)
     worker = Scripted(answer)
-    return verify(found.case, [candidate(found)], worker, Settings(relations=False))[0], worker
+    return verify(found.case, [candidate(found)], worker, Settings(relations="none"))[0], worker
 
 
 OFF, GOOD, NEAR = Verdict.FAIL_NUMERIC, Verdict.PASS, Verdict.AMBIGUOUS
@@ -235,7 +235,7 @@ def test_a_time_out_of_a_retest_is_no_second_failure(monkeypatch: pytest.MonkeyP
     found = example(NORM, "bfloat16")
     answers = iter([Answer("ok", MEMORY, found.healthy()), *[Answer("timeout", {"sentence": "slow"})] * RETESTS])
     script(monkeypatch, [NEAR, NEAR])
-    record = verify(found.case, [candidate(found)], Scripted(lambda _: next(answers)), Settings(relations=False))[0]
+    record = verify(found.case, [candidate(found)], Scripted(lambda _: next(answers)), Settings(relations="none"))[0]
     assert record.verdict is Verdict.AMBIGUOUS
 
 
@@ -267,7 +267,7 @@ def test_candidates_of_one_case_share_its_truth(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(harness.verify, "truth", counted)
     both = [candidate(found, name=name) for name in ("one", "other")]
     records = verify(
-        found.case, both, Scripted(lambda _: Answer("ok", MEMORY, found.healthy())), Settings(relations=False)
+        found.case, both, Scripted(lambda _: Answer("ok", MEMORY, found.healthy())), Settings(relations="none")
     )
     assert [record.candidate for record in records] == ["one", "other"]
     assert evaluated == [1]

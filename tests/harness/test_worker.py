@@ -82,12 +82,23 @@ def test_a_changed_input_is_named(ask: Callable[..., Answer]) -> None:
     assert ask("changes-its-input").header["changed"] == ["x"]
 
 
+@pytest.mark.parametrize(("layout", "changed"), [("contiguous", []), ("fused", ["x"])])
+def test_a_write_into_the_other_half_of_a_fused_projection_is_named(
+    ask: Callable[..., Answer], layout: str, changed: list[str]
+) -> None:
+    assert ask("writes-beside-its-input", layout=layout).header["changed"] == changed
+
+
 def test_a_write_out_of_bounds_is_counted(ask: Callable[..., Answer]) -> None:
     assert ask("writes-past-its-end").header["killed_canaries"] == 1
 
 
 def test_a_buffer_that_nobody_wrote_is_not_a_number(ask: Callable[..., Answer]) -> None:
     assert bool(ask("writes-nothing").tensors["out"].isnan().all())
+
+
+def test_memory_that_was_asked_for_by_a_name_bound_before_is_not_a_number(ask: Callable[..., Answer]) -> None:
+    assert bool(ask("binds-its-allocator").tensors["out"].isnan().all())
 
 
 def test_a_missing_gradient_is_named(ask: Callable[..., Answer]) -> None:
@@ -151,6 +162,7 @@ def test_a_worker_that_cannot_start_is_an_error_of_the_testbench(monkeypatch: py
         ("forward-only", "PASS"),
         ("one-percent-more", "FAIL_NUMERIC"),
         ("writes-nothing", "FAIL_NONFINITE"),
+        ("binds-its-allocator", "FAIL_NONFINITE"),
         ("narrow", "FAIL_DTYPE"),
         ("flat", "FAIL_SHAPE"),
         ("without-weight", "FAIL_SHAPE"),

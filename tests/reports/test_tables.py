@@ -127,6 +127,15 @@ def test_the_reproduction_is_a_shell_command_with_the_case_and_the_candidate() -
     assert shlex.split(row["reproduction"]) == ["attest", "replay", row["case"], "--candidate", "it's mine"]
 
 
+def test_the_reproduction_of_a_broken_relation_asks_for_it() -> None:
+    failed = [
+        Relation(name=name, verdict=Verdict.FAIL_RELATION, reason="x") for name in ("keys_split", "inputs_unchanged")
+    ]
+    relations = [Relation(name="run_twice", verdict=Verdict.PASS), *failed]
+    row = only_row(failure_table([record(verdict=Verdict.FAIL_RELATION, relations=relations)]))
+    assert shlex.split(row["reproduction"])[-2:] == ["--relations", "keys_split"]
+
+
 def test_coverage_table_counts_every_verdict_and_the_reasons_of_unsupported_cases() -> None:
     records = [record(unchecked=["lse"]), failure(), unsupported(reason="a"), unsupported(reason="a"), unsupported()]
     row = only_row(coverage_table(records))

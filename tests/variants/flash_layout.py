@@ -36,6 +36,7 @@ class Execution:
         reverses_gradients: whether the backward pass takes the tiles in the opposite order.
         sums_delta: whether the backward pass sums ``weights * grad_weights``, instead of ``out * grad_out``.
         recomputes_lse: whether the backward pass makes the LSE anew, over tiles of its own.
+        flushes: whether an exponential below float32's normal numbers is 0, as GPUs have it.
     """
 
     tile: int = 64
@@ -52,6 +53,7 @@ class Execution:
     reverses_gradients: bool = False
     sums_delta: bool = False
     recomputes_lse: bool = False
+    flushes: bool = False
 
     def ranges(self, keys: int) -> list[list[tuple[int, int]]]:
         """Returns the key tiles of each split, in the order in which they are visited; splits may be empty."""
@@ -74,7 +76,8 @@ class Execution:
 
     def exp(self, exponents: Tensor) -> Tensor:
         """Returns the exponential in the execution's base."""
-        return torch.exp2(exponents) if self.is_base_two else torch.exp(exponents)
+        value = torch.exp2(exponents) if self.is_base_two else torch.exp(exponents)
+        return torch.where(value < torch.finfo(torch.float32).tiny, 0.0, value) if self.flushes else value
 
     def log(self, total: Tensor) -> Tensor:
         """Returns the logarithm in the execution's base."""

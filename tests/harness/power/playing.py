@@ -27,9 +27,9 @@ _Item = TypeVar("_Item")
 class Here:
     """Runs cases here instead of in lanes."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, relations: str) -> None:
         self._worker = worker
-        self._settings = Settings(plugin=str(SEEDED), limit_s=60.0)
+        self._settings = Settings(plugin=str(SEEDED), limit_s=60.0, relations=relations)
         faults = load_catalogue(SEEDED).faults
         self._candidates = {item.name: item for each in entries(faults) for item in (each.wrong, each.healthy)}
 
@@ -46,13 +46,19 @@ def unseen(found: Iterator[_Item], total: int, label: str) -> Iterator[_Item]:  
     return found
 
 
-def played(worker: Worker, *, cases: int = 3) -> PowerResults:
+def played(worker: Worker, *, cases: int = 3, relations: str = "some") -> PowerResults:
     """Returns the score of the small catalogue."""
     catalogue = load_catalogue(SEEDED)
     asked = {"profile": "quick", "cases": cases, "seed": 0, "op": None, "fault": None}
     profile = PowerProfile(name="quick", cases=cases, largest=None, doses=0, minutes=20.0)
     return measure(
-        catalogue, entries(catalogue.faults), Here(worker), profile, asked, started=time.monotonic(), shown=unseen
+        catalogue,
+        entries(catalogue.faults),
+        Here(worker, relations),
+        profile,
+        asked,
+        started=time.monotonic(),
+        shown=unseen,
     )
 
 

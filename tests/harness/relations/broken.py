@@ -37,12 +37,26 @@ def _leads(item: Tensor) -> bool:
     return bool(sums[0] > sums[-1])
 
 
-def _second_call_of_a_shape(base: Call) -> Call:
-    """Keeps what it computed for a shape and gives it back for the same shape, whatever the strides (B010)."""
+def _wrong_at_the_second(base: Call) -> Call:
+    """Is right for values that it has not seen, and wrong for those of the call before."""
+    last: list[float] = []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        mark = float(args[0].double().sum())
+        result = base(*args, **kwargs)
+        seen, last[:] = mark in last, [mark]
+        return _first(result, lambda out: out / 2) if seen else result
+
+    return call
+
+
+def _cached_by_shape(base: Call) -> Call:
+    """Keeps how it addressed the last tensor of a shape, whatever the strides (B010)."""
     strides: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        known = strides.setdefault(tuple(args[0].shape), args[0].stride())
+        known = strides.get(tuple(args[0].shape), args[0].stride())
+        strides[tuple(args[0].shape)] = args[0].stride()
         result = base(*args, **kwargs)
         return result if known == args[0].stride() else _first(result, lambda out: out.flip(0) / 2)
 
@@ -51,6 +65,35 @@ def _second_call_of_a_shape(base: Call) -> Call:
 
 def _future_leaks(base: Call) -> Call:
     return lambda *args, **kwargs: _first(base(*args, **kwargs), lambda out: out + out[:, -1:] * 2.0**-25)
+
+
+def _finite_mask(base: Call) -> Call:
+    """Hides keys by taking 10000 from their logits, which a large logit outweighs."""
+
+    def call(query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if key_mask is None:
+            return base(query, key, value, **kwargs)
+        bias = torch.where(key_mask, 0.0, -10000.0).to(query.dtype)[:, None, None]
+        out, lse = base(query, key, value, bias=bias, **kwargs)
+        sees = key_mask.any(1)[:, None, None]
+        return torch.where(sees[..., None], out, 0.0), torch.where(sees, lse, -torch.inf)
+
+    return call
+
+
+def _gradient_leaks(base: Call) -> Call:
+    """Adds a trace of the gradients of all values to each of them, too small for a bias over the whole tensor."""
+
+    def call(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+        trace = value.sum() * 2.0**-32
+        return base(query, key, value + (trace - trace.detach()), **kwargs)
+
+    return call
+
+
+def _mixes_rows(base: Call) -> Call:
+    """Adds nothing to every row, computed from all of them."""
+    return lambda x, *args, **kwargs: base(x + x.detach().sum() * 0, *args, **kwargs)
 
 
 def _not_linear(base: Call) -> Call:
@@ -100,12 +143,11 @@ def _turns_badly(base: Call) -> Call:
 # Each fault reads what it needs of a call.
 # ruff: noqa: ARG005
 BREAKS: dict[str, tuple[str, Callable[[Call], Call]]] = {
-    "run_twice": ("rms_norm", _wrong_when(lambda args, kwargs: not torch.is_grad_enabled())),
-    "after_other_calls": ("rms_norm", _second_call_of_a_shape),
-    "batch_permuted": (
-        "rms_norm",
-        _wrong_when(lambda args, kwargs: not torch.is_grad_enabled() and not _leads(args[0])),
-    ),
+    "run_twice": ("rms_norm", _wrong_at_the_second),
+    "for_inference": ("rms_norm", _wrong_when(lambda args, kwargs: not torch.is_grad_enabled())),
+    "after_other_calls": ("rms_norm", _cached_by_shape),
+    "other_strides": ("rms_norm", _wrong_when(lambda args, kwargs: not args[0].is_contiguous())),
+    "batch_permuted": ("rms_norm", _wrong_when(lambda args, kwargs: not _leads(args[0]))),
     "row_by_row": ("rms_norm", _wrong_when(lambda args, kwargs: args[0].shape[0] == 1)),
     "heads_permuted": ("attention", _wrong_when(lambda args, kwargs: bool(args[2][0, 0, 0, 0] < args[2][0, 0, -1, 0]))),
     "heads_repeated": ("attention", _wrong_when(lambda args, kwargs: args[0].shape[2] == args[1].shape[2])),
@@ -118,6 +160,9 @@ BREAKS: dict[str, tuple[str, Callable[[Call], Call]]] = {
     "sequences_apart": ("varlen_attention", _wrong_when(lambda args, kwargs: len(args[3]) == 2)),
     "rule_sequences_apart": ("gated_delta_rule", _wrong_when(lambda args, kwargs: kwargs.get("cu_seqlens") is None)),
     "unseen_token": ("gated_delta_rule", _future_leaks),
+    "hidden_tokens": ("attention", _finite_mask),
+    "one_cotangent": ("attention", _gradient_leaks),
+    "not_a_number_elsewhere": ("rms_norm", _mixes_rows),
     "values_doubled": ("gated_delta_rule", _not_linear),
     "one_key_with_weight": ("attention", _leaky_mark),
     "beta_of_zero": ("gated_delta_rule", _writes_without_beta),
