@@ -36,6 +36,10 @@ def default_jobs() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
 
 
+_PATIENCE_S = 10.0
+"""How long a lane may take to end its worker and itself."""
+
+
 class Lanes:
     """A pool of lanes on this machine; on a machine with several GPUs each lane takes its own, in turn.
 
@@ -89,7 +93,10 @@ class Lanes:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join()
+            process.join(timeout=_PATIENCE_S)
+            if process.is_alive():  # it was asked to end before it could listen
+                process.kill()
+                process.join()
 
     def _started(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
