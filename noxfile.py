@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def slow(session: nox.Session) -> None:
     install(session, "report", "certify", "dev")
     session.run("python", "-m", "pytest", "-m", "slow and not gpu", *session.posargs, env=ONE_THREAD)
     session.run("python", "-m", "tests.benchmarks.budget_cost", env=ONE_THREAD)
+    session.run("python", "-m", "tests.gate.runs", env=ONE_THREAD)
 
 
 @nox.session
@@ -174,3 +176,30 @@ def fuzz(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed of the verified candidates of one operation: `nox -s bench -- --op gated_delta_rule`."""
     session.notify("attest", ["bench", *(session.posargs or ["--op", "attention"])])
+
+
+@nox.session(default=False, venv_backend="none")
+def report(session: nox.Session) -> None:
+    """The page and the tables of the latest run: `nox -s report -- attest-out/DIR` for another one."""
+    session.notify("attest", ["report", *(session.posargs or [latest_run(session)])])
+
+
+@nox.session(default=False)
+def gate(session: nox.Session) -> None:
+    """A quick run beside the committed baseline; `-- --update` makes it the new baseline, `-- DIR` gates that run."""
+    install(session, "report", "certify")
+    folders = [word for word in session.posargs if not word.startswith("-")]
+    options = [word for word in session.posargs if word.startswith("-")]
+    if not folders:
+        folders = [tempfile.mkdtemp(prefix="attest-gate-")]
+        # What fails is told by the gate, which knows the known failures.
+        session.run("attest", "run", "--profile", "quick", "--out", folders[0], success_codes=[0, 1])
+    session.run("attest", "gate", folders[0], "--baseline", "reports/baselines", *options)
+
+
+def latest_run(session: nox.Session) -> str:
+    """Returns the folder of the latest run, by its name, which is its time."""
+    runs = sorted(path.parent for path in Path("attest-out").glob("*/records.jsonl"))
+    if not runs:
+        session.error("attest-out/: no run there yet; make one with: nox -s attest")
+    return str(runs[-1])

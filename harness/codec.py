@@ -14,7 +14,11 @@ from typing import Any
 from harness.errors import UsageError
 from harness.records import SCHEMA_VERSION, Aggregate, Comparison, Judgement, Phases, Record, Relation, Timing, Verdict
 
-__all__ = ["decode_number", "from_json", "to_json"]
+__all__ = ["UnknownSchemaError", "decode_number", "from_json", "to_json"]
+
+
+class UnknownSchemaError(UsageError):
+    """A record of another version of this format: refused by name, never guessed at."""
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 - JSON data has no narrower type
@@ -49,26 +53,39 @@ def from_json(line: str) -> Record:
     """Returns the Record of one line of JSON.
 
     Raises:
-        UsageError: the line is not a record, or its schema version is not the one that this code reads.
+        UnknownSchemaError: its schema version is not the one that this code reads.
+        UsageError: the line is not a record.
     """
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"record: got a line that is not JSON ({error})") from error
     if not isinstance(data, dict):
         raise UsageError(f"record: got JSON {type(data).__name__}, expected an object")
-    if data.get("schema") != SCHEMA_VERSION:
-        raise UsageError(f"record: got schema {data.get('schema')!r}, expected {SCHEMA_VERSION}")
+    schema = data.get("schema")
+    if type(schema) is not int:
+        raise UsageError(f"record: got schema {schema!r}, expected {SCHEMA_VERSION}")
+    if schema != SCHEMA_VERSION:
+        raise UnknownSchemaError(f"record: got schema {schema!r}, expected {SCHEMA_VERSION}")
     try:
         return _record(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"record: got an incomplete record ({type(error).__name__}: {error})") from error
+
+
+_KINDS = {
+    "case": dict, "case_id": str, "candidate": str, "recipe": dict, "environment": dict, "seed": int, "started": str,
+    "reason": str, "traceback": str,
+}  # fmt: skip
 
 
 def _record(data: dict[str, Any]) -> Record:
     data["verdict"] = Verdict(data["verdict"])
     if not isinstance(data["case"]["op"], str):
         raise TypeError("its case names no operation")
+    for name, kind in _KINDS.items():
+        if not isinstance(data.get(name), kind):
+            raise TypeError(f"its {name} is {type(data.get(name)).__name__}, not {kind.__name__}")
     data["judgements"] = tuple(_judgement(item) for item in data["judgements"])
     data["relations"] = tuple(Relation(**{**item, "verdict": Verdict(item["verdict"])}) for item in data["relations"])
     data["timings"] = tuple(_timing(item) for item in data["timings"])

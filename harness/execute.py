@@ -1,6 +1,8 @@
 """Owns a worker process: starts it, asks it with a time limit, replaces it when it crashes or hangs."""
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -51,6 +53,8 @@ class Worker:
         limit_s: seconds that one request may take.
         module: the program that the worker runs.
         environment: environment variables of the worker beyond those of this process.
+        memory_bytes: memory that the worker may take, so that a candidate without measure ends its own case and not
+            the machine; None means all.
 
     Attributes:
         hung: by candidate, how often in a row it gave no answer in time.
@@ -64,12 +68,14 @@ class Worker:
         limit_s: float = 120.0,
         module: str = "harness.worker",
         environment: Mapping[str, str] | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         self._device = device
         self._threads = threads
         self._limit_s = limit_s
         self._module = module
         self._own_environment = dict(environment or {})
+        self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self.hung: Counter[str] = Counter()
@@ -142,6 +148,7 @@ class Worker:
                 start_new_session=True,  # Ctrl-C belongs to the campaign, which ends its workers itself
             )
         self._connection = Connection(ours.detach())
+        self._limit_memory(self._process.pid)
         if not self._connection.poll(_START_LIMIT_S):
             self.close()
             raise TestbenchError(f"worker: no sign of life within {_START_LIMIT_S:g} s")
@@ -152,6 +159,12 @@ class Worker:
             self.close()
             raise TestbenchError(f"worker: cannot be started ({words})") from error
         return self._connection
+
+    def _limit_memory(self, pid: int) -> None:
+        """Limits what the worker may allocate: beyond it an allocation raises there, in the candidate's own call."""
+        if self._memory_bytes is not None and hasattr(resource, "prlimit"):
+            with contextlib.suppress(ProcessLookupError):  # it ended already, which is told where its answer is read
+                resource.prlimit(pid, resource.RLIMIT_DATA, (self._memory_bytes, self._memory_bytes))
 
     def _environment(self) -> dict[str, str]:
         """Returns the worker's environment: the checkout on the path, kernels interpreted where there is no GPU."""

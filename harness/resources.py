@@ -1,10 +1,10 @@
-"""What a run costs: its time, and the memory of all its processes together."""
+"""What a run costs, its time and the memory of all its processes together, and what memory there is to share."""
 
 import os
 import time
 from pathlib import Path
 
-__all__ = ["PeakMemory", "tree_memory_bytes"]
+__all__ = ["PeakMemory", "share_of_memory", "tree_memory_bytes"]
 
 
 class PeakMemory:
@@ -50,3 +50,29 @@ def _proportional_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def share_of_memory(jobs: int) -> int | None:
+    """Returns the memory that one of so many workers may take, in bytes; None where the system does not tell.
+
+    One share more than there are workers is left to everything else: lanes, references, the system.
+    """
+    total = [value for value in (_installed_bytes(), _granted_bytes()) if value]
+    return min(total) // (jobs + 1) if total else None
+
+
+def _installed_bytes() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemTotal:")), None)
+
+
+def _granted_bytes() -> int | None:
+    """Returns what the control group of a container may take; None where there is no limit."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

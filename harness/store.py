@@ -4,14 +4,15 @@ A killed run loses at most the case in flight: a torn last line is skipped with 
 again for writing first ends that line. ``run.json`` beside it says what was asked for, so that a run can be resumed.
 """
 
+import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from harness.codec import decode_number, from_json, to_json
+from harness.codec import UnknownSchemaError, decode_number, from_json, to_json
 from harness.errors import TestbenchError, UsageError
 from harness.records import Certificate, Record
 
@@ -63,16 +64,28 @@ class Store:
         Raises:
             TestbenchError: the disk refused it.
         """
+        self.extend([record])
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Writes records and flushes them to the disk together.
+
+        Raises:
+            TestbenchError: the disk refused one.
+        """
         try:
-            self._file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+            for record in records:
+                self._file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise TestbenchError(f"store: {self.folder} refused a record ({error.strerror or error})") from error
+            raise TestbenchError(
+                f"store: {self.folder} refused a record ({error.strerror or error}); those before it are kept"
+            ) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; what the disk refused before, and said so, is given up."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -104,9 +117,9 @@ def read_records(folder: Path) -> Iterator[Record]:
                 continue
             try:
                 yield from_json(line)
+            except UnknownSchemaError as error:
+                raise UsageError(f"{path} line {number}: {error}") from error
             except UsageError as error:
-                if "schema" in str(error):
-                    raise UsageError(f"{path} line {number}: {error}") from error
                 warnings.warn(f"{path} line {number} left out: {error}", StoreWarning, stacklevel=2)
 
 
@@ -115,23 +128,27 @@ def write_run(folder: Path, settings: Mapping[str, Any]) -> None:
     _write(folder / RUN, settings)
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path, *, option: str = "--resume") -> dict[str, Any]:
     """Returns what a run was asked for.
+
+    Args:
+        folder: of the run.
+        option: by which it was named, for the sentence.
 
     Raises:
         UsageError: the folder holds no run.
     """
     path = folder / RUN
     if not path.is_file():
-        raise UsageError(f"--resume: got {str(folder)!r}, expected the folder of an earlier run (with a {RUN})")
+        raise UsageError(f"{option}: got {str(folder)!r}, expected the folder of an earlier run (with a {RUN})")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(
-            f"--resume: {path} is not JSON ({error}), expected what an earlier run was asked for"
+            f"{option}: {path} is not JSON ({error}), expected what an earlier run was asked for"
         ) from error
     if not isinstance(data, dict):
-        raise UsageError(f"--resume: {path} holds {type(data).__name__}, expected an object")
+        raise UsageError(f"{option}: {path} holds {type(data).__name__}, expected an object")
     return data
 
 

@@ -5,13 +5,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["BASELINE", "compare", "interval", "time_pair"]
+__all__ = ["BASELINE", "SAME", "compare", "interval", "time_pair", "verdict_of"]
 
 BASELINE = "reference-fp64"
 """Name of the arm that is the float64 reference on the same case: the honest slow baseline."""
 
 _CONFIDENCE = 0.99
-_SAME = 0.02
+SAME = 0.02
 """Ratios within 2 % are called SAME: below that a paired measurement on a shared machine is not repeatable."""
 
 
@@ -59,12 +59,14 @@ def compare(candidate: Sequence[float], baseline: Sequence[float]) -> tuple[floa
     """
     logs = [math.log(one / other) for one, other in zip(candidate, baseline, strict=True)]
     middle, low, high = interval(logs)
-    if high < -_SAME:
-        verdict = "FASTER"
-    elif low > _SAME:
-        verdict = "SLOWER"
-    elif low >= -_SAME and high <= _SAME:
-        verdict = "SAME"
-    else:
-        verdict = "AMBIGUOUS"
+    verdict = verdict_of(low, high)
     return math.exp(middle), math.exp(low), math.exp(high), verdict
+
+
+def verdict_of(low: float, high: float) -> str:
+    """Returns SAME, FASTER, SLOWER or AMBIGUOUS of an interval of the logarithm of a ratio of times."""
+    if high < -SAME:
+        return "FASTER"
+    if low > SAME:
+        return "SLOWER"
+    return "SAME" if low >= -SAME and high <= SAME else "AMBIGUOUS"

@@ -29,7 +29,7 @@ from harness.truth import GRAD, promote
 from harness.wire import inputs_crc, memory_bytes, receive, send
 from optimized.candidate import Candidate
 
-__all__ = ["Call", "main", "prepare"]
+__all__ = ["Call", "Server", "main", "prepare"]
 
 
 class Call:
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, device, threads = arguments
     torch.set_num_threads(int(threads))
     connection = Connection(int(descriptor))
-    served = _Server(device, int(threads))
+    served = Server(device, int(threads))
     with contextlib.suppress(EOFError, BrokenPipeError):
         send(connection, {"status": "ready"})
         while True:
@@ -106,11 +106,19 @@ def main(arguments: Sequence[str]) -> None:
             send(connection, header, tensors)
 
 
-class _Server:
-    def __init__(self, device: str, threads: int) -> None:
+class Server:
+    """Answers requests: makes the inputs of a case, calls the candidate, collects what came out.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: threads of torch.
+        candidates: by name, those of requests without a plug-in; None means those that are installed.
+    """
+
+    def __init__(self, device: str, threads: int, *, candidates: Mapping[str, Candidate] | None = None) -> None:
         self._device = device
         self._threads = threads
-        self._candidates: dict[str | None, Mapping[str, Candidate]] = {}
+        self._candidates: dict[str | None, Mapping[str, Candidate]] = {} if candidates is None else {None: candidates}
         self._functions: dict[tuple[str | None, str], Callable[..., Any]] = {}
 
     def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,21 +1,47 @@
 """What a change made worse: results beside a committed baseline, a sentence for everything that was lost.
 
-A baseline is one JSON file with a section per kind of evidence; ``power`` is the first. A section is a mapping that a
-reader can follow in a diff, one line per fault, and has three functions here: what of the results goes into it, what
-was lost beside it, and what else changed.
+A baseline is one JSON file for one class of devices, with a section per kind of evidence: ``campaign`` (the records of
+a run), ``speed`` (its paired times), ``power`` (of ``attest power``) and ``codegen`` (of ``attest codegen``). Each has
+a file in ``reports.gates`` that says what of the results goes into it, what was lost beside it, and what else changed.
 """
 
+import datetime as dt
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import TestbenchError, UsageError
-from harness.power_results import OURS, FaultScore, PowerResults
+from harness.pool import failing, pooled
+from harness.power_results import has_power, read_power
+from harness.records import Record
+from harness.store import has_records, read_records, read_run
+from reports.explain import reproduction
+from reports.gates.campaign import campaign_section, device_class, subject_of
+from reports.gates.codegen import CODEGEN, codegen_section, lost_codegen, read_codegen, told_of_codegen
+from reports.gates.excuses import KNOWN_FAILURES, Excuse, read_excuses, unexcused
+from reports.gates.power import lost, section_of, told
+from reports.gates.regressions import lost_in_campaign, told_of_campaign
+from reports.gates.speed import lost_speed, speed_section, told_of_speed
+from reports.gates.trip import Trip
 
-__all__ = ["BASELINES", "BASELINE_SCHEMA", "Trip", "lost", "read_baseline", "section_of", "told", "write_baseline"]
+__all__ = [
+    "BASELINES",
+    "BASELINE_SCHEMA",
+    "Evidence",
+    "Trip",
+    "baseline_file",
+    "changes",
+    "known_failures",
+    "lost",
+    "read_baseline",
+    "read_evidence",
+    "section_of",
+    "told",
+    "trips",
+    "write_baseline",
+]
 
 BASELINES = Path(__file__).resolve().parent / "baselines"
 """The baselines of a checkout."""
@@ -24,116 +50,167 @@ BASELINE_SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trip:
-    """Something that was lost.
+class Evidence:
+    """What a folder holds.
 
     Attributes:
-        sentence: what, and from what to what.
-        command: shows it.
+        sections: as they would stand in a baseline, by name.
+        records: of a campaign.
+        examinations: of ``attest codegen``.
+        plugin: plug-in file of the candidates.
     """
 
-    sentence: str
-    command: str
+    sections: Mapping[str, Any]
+    records: Sequence[Record] = ()
+    examinations: Sequence[Mapping[str, Any]] = ()
+    plugin: str | None = None
 
 
-def section_of(results: PowerResults) -> dict[str, Any]:
-    """Returns the section ``power`` of a baseline.
+def read_evidence(folder: Path) -> Evidence:
+    """Returns what the gate can compare in a folder.
 
     Raises:
-        UsageError: the results are of a part of the catalogue only.
+        UsageError: there is nothing, or it cannot be read.
     """
-    asked = results.asked
-    part = [f"--{name} {asked[name]}" for name in ("op", "fault") if asked.get(name)]
-    if part:
-        raise UsageError(f"gate: got results of 'attest power {' '.join(part)}', expected those of all faults")
-    return {
-        "profile": asked["profile"],
-        "cases": asked["cases"],
-        "seed": asked["seed"],
-        "faults": {item.key: _line(item) for item in sorted(results.faults, key=lambda item: item.key)},
-        "alarms": {item.rule: [item.alarms, item.healthy] for item in results.rules},
-    }
+    sections: dict[str, Any] = {}
+    records: list[Record] = []
+    examinations: Sequence[Mapping[str, Any]] = ()
+    plugin = None
+    if has_records(folder):
+        asked = read_run(folder, option="gate")
+        plugin = asked.get("plugin")
+        records = list(read_records(folder))
+        sections["campaign"] = campaign_section(records, asked)
+        speed = speed_section(records)
+        sections |= {} if speed is None else {"speed": speed}
+    if has_power(folder):
+        sections["power"] = section_of(read_power(folder))
+    if (folder / CODEGEN).is_file():
+        examinations = read_codegen(folder)
+        sections["codegen"] = codegen_section(examinations)
+    if not sections:
+        raise UsageError(
+            f"gate: got {str(folder)!r}, expected a folder of attest run, fuzz, check, bench, power or codegen"
+        )
+    return Evidence(sections=sections, records=records, examinations=examinations, plugin=plugin)
 
 
-def _line(item: FaultScore) -> str:
-    """Returns what a baseline says of a fault: ``"caught by element"``, ``"survivor"``, ``"unreached"``."""
-    return f"caught by {item.detector}" if item.outcome == "caught" else item.outcome
+def baseline_file(path: Path, evidence: Evidence) -> Path:
+    """Returns the baseline that was named; of a folder, the one for the class of devices of the results."""
+    if not path.is_dir():
+        return path
+    return path / f"{device_class(evidence.records) if evidence.records else 'cpu'}.json"
 
 
-def lost(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[Trip]:
-    """Returns what the section ``power`` of a baseline held and the results do not.
+def known_failures(path: Path | None, baseline: Path) -> tuple[list[Excuse], Path | None]:
+    """Returns the known failures and their file: the one that was named, else the one beside the baseline, if any."""
+    beside = baseline.parent / KNOWN_FAILURES
+    found = path if path is not None else beside if beside.is_file() else None
+    return ([] if found is None else read_excuses(found)), found
+
+
+def trips(
+    evidence: Evidence,
+    before: Mapping[str, Any],
+    excuses: Sequence[Excuse] = (),
+    *,
+    today: dt.date,
+    known: Path | None = None,
+) -> list[Trip]:
+    """Returns everything that got worse.
 
     Args:
-        now: the section of the results.
-        before: the section of the baseline.
+        evidence: of the results.
+        before: the sections of the baseline.
+        excuses: known failures.
+        today: the day on which they have to count.
+        known: their file.
 
     Raises:
-        UsageError: the two were not asked for the same.
+        UsageError: results and baseline have no section in common, or cannot be compared.
     """
-    for name in ("profile", "cases", "seed"):
-        if now[name] != before[name]:
-            raise UsageError(
-                f"--baseline: got one with {name} {before[name]!r}, expected {now[name]!r} as in the results"
-            )
-    return [*_lost_faults(now, before), *_new_alarms(now, before)]
+    now = evidence.sections
+    if not any(name in before for name in now):
+        raise UsageError(
+            f"--baseline: got one with {', '.join(before) or 'nothing'}, expected {' or '.join(now)} as in the results"
+        )
+
+    def show(record: Record) -> str:
+        extra = f" --plugin {evidence.plugin}" if evidence.plugin else ""
+        return reproduction(record) + extra
+
+    found: list[Trip] = []
+    if evidence.records:
+        left, found = unexcused(evidence.records, excuses, today, known)
+        found = [*_failing(left, before, show), *_pooled_failing(evidence.records, left, show), *found]
+    if "campaign" in now and "campaign" in before:
+        found += lost_in_campaign(now["campaign"], before["campaign"], evidence.records, show)
+    if "speed" in now and "speed" in before:
+        found += lost_speed(now["speed"], before["speed"])
+    if "power" in now and "power" in before:
+        found += lost(now["power"], before["power"])
+    if "codegen" in now and "codegen" in before:
+        found += lost_codegen(now["codegen"], before["codegen"], evidence.examinations)
+    return found
 
 
-def _lost_faults(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Trip]:
-    for key, was in before["faults"].items():
-        fault = key.partition("/")[0]
-        is_now = now["faults"].get(key)
-        if is_now is None:
-            yield Trip(
-                sentence=f"{key} is gone: the baseline has it as {was!r}, the catalogue no longer seeds it",
-                command=_command(now, f"--fault {fault}"),
-            )
-        elif was.startswith("caught") and not is_now.startswith("caught"):
-            yield Trip(sentence=f"{key} is lost: was {was!r}, is {is_now!r}", command=_command(now, f"--fault {fault}"))
+def _failing(left: Sequence[Record], before: Mapping[str, Any], show: Callable[[Record], str]) -> list[Trip]:
+    """Returns a trip for every candidate and failing verdict that nothing excuses, with its first case."""
+    subjects = before.get("campaign", {}).get("subjects", {})
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in left:
+        groups.setdefault((subject_of(record), record.verdict.value), []).append(record)
+    return [
+        Trip(
+            sentence=(
+                f"{name}: {verdict} on {len(records)} cases, was on "
+                f"{len(subjects.get(name, {}).get('cases', {}).get(verdict, []))}: {records[0].reason}"
+            ),
+            command=show(records[0]),
+        )
+        for (name, verdict), records in groups.items()
+    ]
 
 
-def _new_alarms(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Trip]:
-    for rule, (was, runs) in before["alarms"].items():
-        is_now, runs_now = now["alarms"].get(rule, (0, 0))
-        if is_now > (was if rule == OURS else _most(was, runs, runs_now)):
-            change = f"was {was} of {runs} runs, is {is_now} of {runs_now}"
-            yield Trip(sentence=f"{rule} calls more healthy kernels faulty: {change}", command=_command(now, ""))
+def _pooled_failing(
+    records: Sequence[Record], left: Sequence[Record], show: Callable[[Record], str]
+) -> list[Trip]:  # fmt: skip
+    """Returns a trip for every test over the whole campaign that fails, of candidates whose every case passes."""
+    told_already = {record.candidate for record in left}
+    return [
+        Trip(
+            sentence=test.sentence,
+            command=show(next(record for record in records if record.candidate == candidate)),
+        )
+        for candidate, tests in failing(pooled(records)).items()
+        for test in tests
+        if candidate not in told_already
+    ]
 
 
-def _most(was: int, runs: int, runs_now: int) -> float:
-    """Returns the most false alarms that a rule of another project may have now.
-
-    Its tolerances meet the last bits of healthy results, which differ between machines, so that a few runs change
-    sides: the same share of the runs, and three standard deviations of a count of that size, plus one.
-    """
-    expected = was * runs_now / runs if runs else 0.0
-    return expected + 3 * math.sqrt(expected) + 1
-
-
-def _command(now: Mapping[str, Any], rest: str) -> str:
-    quick = " --quick" if now["profile"] == "quick" else ""
-    return f"attest power{quick} --cases {now['cases']} --seed {now['seed']} {rest}".rstrip()
-
-
-def told(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Returns a sentence for everything that differs between two sections ``power``, good or bad."""
+def changes(evidence: Evidence, before: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for everything that differs from a baseline, good or bad, and for what is not compared."""
+    told_by: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]] = {
+        "campaign": told_of_campaign, "speed": told_of_speed, "power": told, "codegen": told_of_codegen,
+    }  # fmt: skip
     sentences = []
-    for key in dict.fromkeys((*before["faults"], *now["faults"])):
-        was, is_now = before["faults"].get(key), now["faults"].get(key)
-        if was is None:
-            sentences.append(f"{key} is new: {is_now}")
-        elif is_now is None:
-            sentences.append(f"{key} is gone: was {was}")
-        elif was != is_now:
-            sentences.append(f"{key}: was {was}, is {is_now}")
-    for rule in dict.fromkeys((*before["alarms"], *now["alarms"])):
-        was, is_now = before["alarms"].get(rule), now["alarms"].get(rule)
-        if was != is_now:
-            sentences.append(f"false alarms of {rule}: was {_of(was)}, is {_of(is_now)}")
+    for name, tell in told_by.items():
+        if name in evidence.sections and name in before:
+            sentences += tell(evidence.sections[name], before[name])
+        elif name in before:
+            sentences.append(f"not compared: {name}, which these results do not have")
+        elif name in evidence.sections:
+            sentences.append(f"not compared: {name}, which the baseline does not have")
     return sentences
 
 
-def _of(counts: Sequence[int] | None) -> str:
-    return "not there" if counts is None else f"{counts[0]} of {counts[1]} runs"
+_WANTED = {
+    "power": ("profile", "cases", "seed", "faults", "alarms"),
+    "campaign": ("device", "asked", "seed", "subjects"),
+    "speed": (),
+    "codegen": (),
+}
+"""The sections that there are, and what each has to hold."""
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -151,11 +228,13 @@ def read_baseline(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("schema") != BASELINE_SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise UsageError(f"--baseline: {path} has schema {got!r}, expected {BASELINE_SCHEMA}")
-    section = data.get("power")
-    wanted = ("profile", "cases", "seed", "faults", "alarms")
-    if not isinstance(section, dict) or any(name not in section for name in wanted):
-        raise UsageError(f"--baseline: {path} has no section 'power', expected one with {', '.join(wanted)}")
-    return {name: value for name, value in data.items() if name != "schema"}
+    sections = {name: value for name, value in data.items() if name != "schema"}
+    for name, section in sections.items():
+        if name not in _WANTED:
+            raise UsageError(f"--baseline: {path} has a section {name!r}, expected {', '.join(_WANTED)}")
+        if not isinstance(section, dict) or any(field not in section for field in _WANTED[name]):
+            raise UsageError(f"--baseline: {path} has a section {name!r} without {', '.join(_WANTED[name])}")
+    return sections
 
 
 def write_baseline(path: Path, sections: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("reference", "optimized", "harness", "reports", "tests")
 LEAVES = ("harness.records", "harness.codec", "harness.store", "harness.errors", "harness.power_results",
-          "harness.alarms", "harness.pool")  # fmt: skip
+          "harness.alarms", "harness.pool", "harness.timing")  # fmt: skip
 ROOF = ("harness.cli", "harness.__main__")
 
 

@@ -66,7 +66,16 @@ def execute(arguments: argparse.Namespace) -> int:
     folder = new_folder(arguments.out)
     console = output_console()
     with Store(folder) as store, lanes(settings, 1) as pool:
-        write_run(folder, {"command": NAME, "op": row.name, "repeats": arguments.repeats})
+        write_run(
+            folder,
+            {
+                "command": NAME,
+                "op": row.name,
+                "repeats": arguments.repeats,
+                "candidates": arguments.candidate,
+                "plugin": arguments.plugin,
+            },
+        )
         speed = Speed(repeats=arguments.repeats, baseline=arguments.baseline)
         try:
             total = sum(len(item.candidates) for item in items)

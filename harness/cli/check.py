@@ -2,19 +2,22 @@
 
 import argparse
 
-from harness.campaign import lanes
 from harness.candidates import find_candidates, select
 from harness.cli.failures import report_failures
 from harness.cli.options import (
     add_candidates,
     add_device,
+    add_engine,
     add_out,
     add_relations,
+    add_shard,
+    engine_of,
     items_of,
     jobs_of,
     new_folder,
     require_items,
     settings_of,
+    shard_of,
     warn_broken,
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
@@ -36,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", required=True, help=f"one of {', '.join(SUITES)}")
     parser.add_argument("--op", default=None, help="only this operation (default: all)")
     add_candidates(parser)
+    add_shard(parser)
+    add_engine(parser)
     add_device(parser)
     add_relations(parser)
     add_out(parser)
@@ -55,14 +60,20 @@ def execute(arguments: argparse.Namespace) -> int:
     candidates = select(found, op=arguments.op, names=arguments.candidate)
     items = items_of(cases, [item for item in candidates if arguments.device in item.devices])
     require_items(items, cases)
+    shard = shard_of(arguments)
+    items = list(shard.part(items))
+    engine = engine_of(arguments)
     folder = new_folder(arguments.out)
     console = output_console()
-    with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
-        write_run(folder, {"command": NAME, "suite": arguments.suite, "op": arguments.op})
+    with Store(folder) as store, engine(settings, jobs_of(arguments)) as pool:
+        write_run(folder, {
+            "command": NAME, "suite": arguments.suite, "op": arguments.op, "shard": arguments.shard,
+            "candidates": arguments.candidate, "plugin": arguments.plugin,
+        })  # fmt: skip
         try:
             total = sum(len(item.candidates) for item in items)
             records = collect(pool.verify(items), store, total=total, label=f"check {arguments.suite}")
-            report_failures(records, pool, store, console, plugin=arguments.plugin)
+            report_failures(records, pool, store, console, plugin=arguments.plugin, shard=shard)
         except KeyboardInterrupt:
             pool.kill()
             interrupted(folder, f"attest report {folder} (what there is), or the same command for all of it")

@@ -9,21 +9,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.campaign import Item, Lanes, lanes
+from harness.campaign import Item, Lanes
 from harness.cli.failures import report_failures
 from harness.cli.options import (
     Deadline,
     add_candidates,
     add_device,
+    add_engine,
     add_out,
     add_relations,
+    add_shard,
     chosen,
+    engine_of,
     items_of,
     jobs_of,
     minutes,
     new_folder,
     positive,
     settings_of,
+    shard_of,
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.codec import to_json
@@ -34,6 +38,7 @@ from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Record
 from harness.search import Space, explore
+from harness.shards import WHOLE
 from harness.store import Store, write_run
 from harness.strategies import draw_cases
 from optimized.candidate import Candidate
@@ -65,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corpus", type=Path, metavar="FILE", help=f"hard cases (a run's {CORPUS}) to search from and to add to"
     )
     parser.add_argument("--json", action="store_true", help="print records as JSON lines")
+    add_shard(parser)
+    add_engine(parser)
     add_device(parser)
     add_relations(parser)
     add_out(parser)
@@ -78,9 +85,10 @@ def execute(arguments: argparse.Namespace) -> int:
     _, candidates = chosen(arguments, row.name)
     known = read_corpus(arguments.corpus) if arguments.corpus else []
     campaign = _Campaign(arguments, row, candidates, Hardest(known))
+    engine = engine_of(arguments)
     folder = new_folder(arguments.out)
     console = output_console(stderr=arguments.json)
-    with Store(folder) as store, lanes(settings, campaign.jobs) as pool:
+    with Store(folder) as store, engine(settings, campaign.jobs) as pool:
         write_run(folder, campaign.asked())
         try:
             records = collect(
@@ -92,7 +100,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 show=_print_json if arguments.json else None,
             )
             campaign.write(folder)
-            report_failures(records, pool, store, console, plugin=arguments.plugin)
+            report_failures(records, pool, store, console, plugin=arguments.plugin, shard=campaign.shard)
         except KeyboardInterrupt:
             pool.kill()
             campaign.write(folder)
@@ -125,6 +133,9 @@ class _Campaign:
         self._count = arguments.cases or (None if arguments.minutes else 100)
         self._cases: dict[str, set[str]] = {"drawn": set(), "searched": set()}
         self.jobs = jobs_of(arguments)
+        self.shard = shard_of(arguments)
+        if self.shard != WHOLE and (self._halves or self._searches()):
+            raise UsageError("--shard: got it with a search, expected it with drawn cases, which --cases N gives")
         self.end = Deadline(arguments.minutes)
         self._half = Deadline(arguments.minutes / 2 if self._halves else arguments.minutes)
 
@@ -132,7 +143,9 @@ class _Campaign:
         """Returns what ``run.json`` says."""
         return {
             "command": NAME, "seed": self._arguments.seed, "op": self._row.name, "cases": self._count,
-            "search": "half" if self._halves else self._searches(),
+            "search": "half" if self._halves else self._searches(), "shard": self._arguments.shard,
+            "regimes": self._arguments.regime, "largest": self._arguments.largest,
+            "candidates": self._arguments.candidate, "plugin": self._arguments.plugin,
         }  # fmt: skip
 
     def total(self) -> int | None:
@@ -171,6 +184,10 @@ class _Campaign:
             yield record
 
     def _drawn(self) -> Iterator[Item]:
+        """Yields this shard's cases with their candidates."""
+        return self.shard.part(self._all_drawn())
+
+    def _all_drawn(self) -> Iterator[Item]:
         """Yields cases with their candidates; without a number of cases until the time of drawing is over."""
         for batch in [0] if self._count is not None else itertools.count():
             drawn = draw_cases(

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import errno
 import signal
 import sys
 import threading
@@ -13,13 +14,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from harness.cli import bench, certify, check, codegen, describe, fuzz, gate, listing, power, replay, report, run
+from harness.cli import bench, certify, check, codegen, describe, fuzz, gate, listing, merge, power, replay, report, run
 from harness.errors import TestbenchError, UsageError, nearest
 from harness.store import StoreWarning
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-_COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power, gate)
+COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify, codegen, power, gate, merge)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space left on the device, beyond the quota, file too large."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         """Raises the message; a wrong command gets the nearest right one."""
         if "invalid choice: " in message and "argument COMMAND" in message:
             got = message.split("invalid choice: ")[1].split("'")[1]
-            names = [module.NAME for module in _COMMANDS]
+            names = [module.NAME for module in COMMANDS]
             message = f"command: got {got!r}, expected one of {', '.join(names)}{nearest(got, names)}"
         raise UsageError(message)
 
@@ -42,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in _COMMANDS:
+    for module in COMMANDS:
         each = commands.add_parser(
             module.NAME,
             help=module.HELP,
@@ -77,9 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0  # the reader of our output has seen enough
     except KeyboardInterrupt:
         return _say("interrupted", 130)
-    except Exception:
-        traceback.print_exc()
-        return _say("this is a fault of the testbench itself, please report the lines above", 3)
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Says what went wrong with the testbench itself; a full disk is no fault of its code."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{error.strerror}; what was written before is kept, make room and go on", 3)
+    traceback.print_exc()
+    return _say("this is a fault of the testbench itself, please report the lines above", 3)
 
 
 def _say(message: object, code: int) -> int:

@@ -4,17 +4,21 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from harness.campaign import Item, default_jobs
+from harness.campaign import Item, Lanes, default_jobs, lanes
 from harness.candidates import Found, find_candidates, select
+from harness.cluster import ray_lanes, require_ray
 from harness.errors import UsageError, nearest
 from harness.operations.case import Case
 from harness.relations.check import CHOICES, RELATIONS
+from harness.shards import WHOLE, Shard
 from harness.store import has_records
 from harness.verify import Settings
 from optimized.candidate import Candidate
@@ -23,9 +27,12 @@ __all__ = [
     "Deadline",
     "add_candidates",
     "add_device",
+    "add_engine",
     "add_out",
     "add_relations",
+    "add_shard",
     "chosen",
+    "engine_of",
     "items_of",
     "jobs_of",
     "minutes",
@@ -34,6 +41,7 @@ __all__ = [
     "positive",
     "require_items",
     "settings_of",
+    "shard_of",
     "warn_broken",
 ]
 
@@ -63,7 +71,9 @@ def minutes(text: str) -> float:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device, --jobs, --limit``."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where candidates run (default cpu)")
-    parser.add_argument("--jobs", type=positive, default=None, help="lanes in parallel (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=positive, default=None, help="lanes in parallel (default: one per core, or per GPU)"
+    )
     parser.add_argument(
         "--limit", type=positive, default=120, metavar="S", help="seconds a call may take (default 120)"
     )
@@ -83,6 +93,45 @@ def add_candidates(parser: argparse.ArgumentParser) -> None:
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Adds ``--out``."""
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the records (default attest-out/<time>)")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--engine`` and ``--address``."""
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="where lanes run: on this machine, or on a Ray cluster (default local)",
+    )  # fmt: skip
+    parser.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (default: the one that ray finds)")
+
+
+def engine_of(arguments: argparse.Namespace) -> Callable[[Settings, int], AbstractContextManager[Lanes]]:
+    """Returns what gives lanes, here or on a cluster.
+
+    Raises:
+        UsageError: Ray is asked for and not installed, or an address is given without it.
+    """
+    if arguments.engine == "ray":
+        require_ray()
+        return partial(ray_lanes, address=arguments.address)
+    if arguments.address is not None:
+        raise UsageError(f"--address: got {arguments.address!r}, expected it beside --engine ray")
+    return lanes
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--shard``."""
+    parser.add_argument(
+        "--shard", metavar="i/n", help="only every n-th case, beginning with the i-th; attest merge joins the parts"
+    )
+
+
+def shard_of(arguments: argparse.Namespace) -> Shard:
+    """Returns the part that was asked for, all of it by default.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return Shard.parse(arguments.shard) if arguments.shard else WHOLE
 
 
 def relations(text: str) -> str:
@@ -121,8 +170,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def jobs_of(arguments: argparse.Namespace) -> int:
-    """Returns the number of lanes; one on a GPU, which lanes would share."""
-    return arguments.jobs or (1 if arguments.device == "cuda" else default_jobs())
+    """Returns the number of lanes: one per core, or one per GPU, which lanes would have to share otherwise."""
+    return arguments.jobs or (torch.cuda.device_count() if arguments.device == "cuda" else default_jobs())
 
 
 def chosen(arguments: argparse.Namespace, op: str | None) -> tuple[Found, list[Candidate]]:

@@ -10,7 +10,8 @@ from harness.cli.options import add_candidates, add_device, add_relations, items
 from harness.cli.progress import exit_code, output_console
 from harness.errors import UsageError
 from harness.execute import Worker
-from harness.records import Judgement, Record
+from harness.explanation import explanation
+from harness.records import Record
 from harness.verify import verify
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
@@ -54,42 +55,7 @@ def explain(record: Record, console: Console) -> None:
     """Prints a record: verdict, reason, and a row per output and gradient."""
     console.print()
     console.print(f"{record.candidate}: {record.verdict.value}", markup=False, style="bold")
-    if record.reason:
-        console.print(f"  {record.reason}", markup=False)
-    for item in record.judgements:
-        for line in _lines(item):
-            console.print(line, markup=False)
-    for relation in record.relations:
-        console.print(f"  relation {relation.name}: {relation.verdict.value} {relation.reason}".rstrip(), markup=False)
-    if record.unchecked:
-        console.print(
-            f"  not checked, since the candidate does not give it: {', '.join(record.unchecked)}", markup=False
-        )
-    for retest in record.retests:
-        console.print(
-            f"  again with seed {retest['seed']}: {retest['verdict']} {retest['reason']}".rstrip(), markup=False
-        )
+    for line in explanation(record):
+        console.print(line, markup=False)
     if record.traceback:
         console.print(record.traceback, markup=False, style="dim")
-
-
-def _lines(item: Judgement) -> list[str]:
-    """Returns what there is to say of a tensor: its worst element, then its tests over all elements."""
-    lines = [f"  {item.output}: {item.verdict.value}"]
-    if item.bound is not None:
-        place = ", ".join(f"{axis}={index}" for axis, index in item.worst_index.items())
-        lines.append(
-            f"    worst element [{place}]: got {_number(item.actual, 9)}, expected {_number(item.expected, 9)}, "
-            f"bound {_number(item.bound)}, ratio {_number(item.max_ratio)}"
-        )
-    lines += [
-        f"    {each.name}: {each.value:+.3g}, largest legal {each.limit:.3g}, standard error {each.error:.2g}"
-        for each in item.aggregates
-    ]
-    if item.rms_ratio is not None:
-        lines.append(f"    rms error in units of the recipe's own: {_number(item.rms_ratio)}")
-    return lines
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}g}"

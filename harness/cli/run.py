@@ -1,7 +1,7 @@
 """``attest run``: the main job. Fuzz every supported candidate, time those that pass, write the report."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,12 +9,24 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.campaign import Item, Lanes, lanes
+from harness.campaign import Item, Lanes
 from harness.candidates import Found, find_candidates, select
 from harness.cases import case_from_data
 from harness.certify.certify import certify
 from harness.cli.failures import report_failures
-from harness.cli.options import add_device, add_out, items_of, jobs_of, new_folder, on_device, settings_of
+from harness.cli.options import (
+    add_device,
+    add_engine,
+    add_out,
+    add_shard,
+    engine_of,
+    items_of,
+    jobs_of,
+    new_folder,
+    on_device,
+    settings_of,
+    shard_of,
+)
 from harness.cli.progress import collect, error_console, exit_code, interrupted, output_console
 from harness.environment import snapshot
 from harness.errors import UsageError
@@ -22,6 +34,7 @@ from harness.ops import OPS
 from harness.profiles import Profile, profile
 from harness.records import Record, Verdict
 from harness.resources import PeakMemory
+from harness.shards import WHOLE, Shard
 from harness.speed import Speed
 from harness.store import Store, read_records, read_run, write_certificates, write_run
 from harness.strategies import DTYPES, draw_cases
@@ -46,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this candidate, or those of a pattern such as 'triton-*'; may be repeated",
     )  # fmt: skip
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    add_shard(parser)
+    add_engine(parser)
     add_device(parser)
     parser.set_defaults(device=None)  # the profile's
     add_out(parser)
@@ -60,23 +75,24 @@ def execute(arguments: argparse.Namespace) -> int:
     found = find_candidates()
     names = asked.get("candidates")
     candidates = on_device(select(found, op=None, names=names), settings.device, names=names)
-    items = _plan(chosen, candidates, int(asked["seed"]))
+    shard = Shard.parse(str(asked["shard"])) if asked.get("shard") else WHOLE
+    engine = engine_of(arguments)
+    plan = list(shard.part(_plan(chosen, candidates, int(asked["seed"]))))
     done = list(read_records(folder)) if arguments.resume else []
     known = {(record.case_id, record.candidate) for record in done}
-    items = _missing(items, known)
     memory = PeakMemory()
     console = output_console()
-    console.print(
-        f"attest run --profile {asked['profile']} --seed {asked['seed']}: records go to {folder}", markup=False
-    )
+    console.print(_header(asked, folder), markup=False)
     try:
-        with Store(folder) as store, lanes(settings, jobs_of(arguments)) as pool:
+        with Store(folder) as store, engine(settings, jobs_of(arguments)) as pool:
             write_run(folder, asked)
-            records = done + _broken(found, settings, known, store)
-            records += _fuzz(items, pool, store, str(asked["profile"]), memory)
-            records += report_failures(records, pool, store, console, plugin=None)
-            records += _time(chosen, candidates, pool, store, known)
-        _certify(chosen, folder, console)
+            records = done + (_broken(found, settings, known, store) if shard.number == 1 else [])
+            records += _fuzz(_missing(plan, known), pool, store, str(asked["profile"]), memory)
+            records += report_failures(_planned(records, plan), pool, store, console, plugin=None, shard=shard)
+            timed = list(shard.part(_timed_items(chosen, candidates)))
+            records += _time(_missing(timed, known), chosen, pool, store)
+        if shard.number == 1:
+            _certify(chosen, folder, console)
         write_run(folder, {**asked, **memory.spent()})
     except KeyboardInterrupt:
         interrupted(folder, f"attest run --resume {folder}")
@@ -86,18 +102,32 @@ def execute(arguments: argparse.Namespace) -> int:
     return exit_code(records)
 
 
+def _header(asked: Mapping[str, Any], folder: Path) -> str:
+    part = f" --shard {asked['shard']}" if asked.get("shard") else ""
+    return f"attest run --profile {asked['profile']} --seed {asked['seed']}{part}: records go to {folder}"
+
+
+def _planned(records: Sequence[Record], plan: Sequence[Item]) -> list[Record]:
+    """Returns the records of the drawn cases: neither what was shrunk before an interruption nor what was timed."""
+    keys = {(item.case.case_id, name) for item in plan for name in item.candidates}
+    return [record for record in records if (record.case_id, record.candidate) in keys]
+
+
 def _asked(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Returns the folder and what the run was asked for, now or before its interruption."""
     if arguments.resume is None:
         device = arguments.device or profile(arguments.profile).device
         asked = {
             "command": NAME, "profile": arguments.profile, "seed": arguments.seed, "device": device,
-            "candidates": arguments.candidate,
+            "candidates": arguments.candidate, "shard": arguments.shard,
         }  # fmt: skip
+        shard_of(arguments)
         return new_folder(arguments.out), asked
     asked = read_run(arguments.resume)
     if asked.get("command") != NAME:
         raise UsageError(f"--resume: {arguments.resume} holds 'attest {asked.get('command')}', expected 'attest run'")
+    if arguments.shard is not None:
+        raise UsageError(f"--shard: got {arguments.shard!r} beside --resume, expected the run's own, which it keeps")
     return arguments.resume, asked
 
 
@@ -144,16 +174,18 @@ def _fuzz(items: Sequence[Item], pool: Lanes, store: Store, name: str, memory: P
     return collect(pool.verify(items), store, total=total, label=f"{name}: judging", show=lambda _: memory.look())
 
 
-def _time(
-    chosen: Profile, candidates: Sequence[Candidate], pool: Lanes, store: Store, known: AbstractSet[tuple[str, str]]
-) -> list[Record]:  # fmt: skip
-    """Returns verified and timed records of the profile's timed cases."""
+def _timed_items(chosen: Profile, candidates: Sequence[Candidate]) -> list[Item]:
+    """Returns the profile's timed cases with their candidates."""
     cases = [
         case_from_data({"op": op, "dtype": dtype, **fields})
         for op, fields in chosen.timed.items()
         for dtype in ("float32", "bfloat16")
     ]
-    items = _missing(items_of(cases, candidates), known)
+    return items_of(cases, candidates)
+
+
+def _time(items: Sequence[Item], chosen: Profile, pool: Lanes, store: Store) -> list[Record]:
+    """Returns verified and timed records."""
     total = sum(len(item.candidates) for item in items)
     return collect(pool.speed(items, Speed(repeats=chosen.repeats)), store, total=total, label="timing")
 

@@ -102,6 +102,14 @@ def stops_python(*_: Tensor, **__: Any) -> Tensor:
     raise SystemExit(5)
 
 
+def takes_all_memory(*_: Tensor, **__: Any) -> Tensor:
+    taken = []
+    while True:
+        taken.append(torch.empty(1 << 28, dtype=torch.uint8))
+        if len(taken) > 4096:
+            return taken[0]
+
+
 CALLS = [0]
 
 
@@ -146,6 +154,7 @@ CANDIDATES = (
     _each("forward-only", right, differentiable=False),
     _each("leaves-a-mess", leaves_a_mess, differentiable=False),
     _each("stops-python", stops_python),
+    _each("takes-all-memory", takes_all_memory),
     _each("tires", tires),
     _each("dies-when-timed", dies_when_timed),
     _each("cuda-only", right, devices=("cuda",)),

@@ -230,7 +230,7 @@ def unwritten_memory_is_seen() -> list[str]:
     """B099: a kernel that writes nothing returns NaN, though the right result has just been freed."""
     case = case_from_data({**NORM, "dtype": "float32", "layout": "contiguous"})
     right: Tensor | None = kept("rms_norm", "float32").healthy()["out"].clone()
-    server = harness.worker._Server("cpu", 1)
+    server = harness.worker.Server("cpu", 1)
     request = {"kind": "run", "case": case.to_data(), "candidate": "writes-nothing", "plugin": str(Path(ODD))}
     del right
     _, tensors = server.answer(request)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import reference
-from harness.cli.main import main
+from harness.cli.main import COMMANDS, main
 from harness.ops import OPS
 from harness.store import read_records
 from optimized.catalogue import CANDIDATES
@@ -65,8 +65,45 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "case-dtype": (("replay", NORM[:-1] + ',"dtype":"fp8"}'), ("dtype", "'fp8'")),
     "relation": ((*FUZZ, "--relations", "run_twice,row_by_rwo"), ("'row_by_rwo'", "did you mean 'row_by_row'?")),
     "report-missing": (("report", "nowhere"), ("records.jsonl",)),
+    "shard-no-number": ((*FUZZ, "--shard", "one"), ("--shard", "'one'", "i/n")),
+    "shard-zero": ((*FUZZ, "--shard", "0/2"), ("--shard", "'0/2'", "for instance 2/8")),
+    "shard-beyond": (("check", "--suite", "smoke", "--shard", "3/2"), ("--shard", "'3/2'")),
+    "shard-of-run": (("run", "--shard", "1"), ("--shard", "'1'")),
+    "shard-of-a-search": ((*FUZZ, "--search", "--shard", "1/2"), ("--shard", "with a search")),
+    "engine": ((*FUZZ, "--engine", "rya"), ("--engine", "'rya'")),
+    "address-without-engine": ((*FUZZ, "--address", "here:1"), ("--address", "beside --engine ray")),
+    "jobs": ((*FUZZ, "--jobs", "-3"), ("--jobs", "'-3'", "at least 1")),
+    "limit": ((*FUZZ, "--limit", "soon"), ("--limit", "'soon'")),
+    "corpus-missing": ((*FUZZ, "--corpus", "nowhere"), ("--corpus", "'nowhere'", "file of cases")),
+    "merge-nothing": (("merge",), ("DIR",)),
+    "merge-missing": (("merge", "nowhere"), ("merge", "'nowhere'", "run.json")),
+    "merge-twice": (("merge", "here", "here"), ("twice",)),
+    "gate-nothing": (("gate",), ("DIR", "--baseline")),
+    "gate-missing": (("gate", "nowhere", "--baseline", "x.json"), ("'nowhere'", "expected a folder of attest run")),
+    "gate-no-baseline": (("gate", "nowhere"), ("--baseline",)),
+    "power-operation": (("power", "--op", "rop"), ("did you mean 'rope'?",)),
+    "power-fault": (("power", "--fault", "B999"), ("'B999'",)),
+    "codegen-arch": (("codegen", "--arch", "sm_1"), ("--arch", "'sm_1'")),
+    "codegen-operation": (("codegen", "--op", "rop"), ("did you mean 'rope'?",)),
+    "replay-no-case": (("replay",), ("CASE",)),
+    "replay-folder": (("replay", "."), ("case: got '.'",)),
+    "describe-nothing": (("describe",), ("OP",)),
+    "repeats": (("bench", "--op", "rope", "--repeats", "0"), ("--repeats", "'0'")),
+    "seed-of-run": (("run", "--seed", "1.5"), ("--seed", "'1.5'")),
     "resume-missing": (("run", "--resume", "nowhere"), ("--resume", "folder of an earlier run")),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted(module.NAME for module in COMMANDS))
+def test_the_help_of_every_command_ends_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example: attest {command}" in capsys.readouterr().out
+
+
+def test_the_table_of_bad_inputs_is_long() -> None:
+    assert len(WRONG) >= 40
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -50,7 +50,7 @@ class Clock:
 @pytest.fixture
 def fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Path]]:
     """Returns a function that fuzzes without a worker and returns the exit code and the folder."""
-    monkeypatch.setattr("harness.cli.fuzz.lanes", Pool)
+    monkeypatch.setattr("harness.cli.options.lanes", Pool)
     monkeypatch.setattr("harness.cli.fuzz.Deadline", Clock)
 
     def run(*options: str) -> tuple[int, Path]:

@@ -113,8 +113,7 @@ def test_a_full_disk_is_an_error_of_the_testbench(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(TestbenchError, match="refused a record"):
         store.append(record())
-    with pytest.raises(OSError, match="No space left"):
-        store.close()
+    store.close()  # what the disk refused was said once
 
 
 def test_a_run_says_what_was_asked_for(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import reports.write
 
 ROOM = Path(reports.write.__file__).parent
 ALLOWED = {"harness.records", "harness.codec", "harness.store", "harness.errors", "harness.power_results",
-           "harness.alarms", "harness.pool"}  # fmt: skip
+           "harness.alarms", "harness.pool", "harness.timing"}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

@@ -20,7 +20,10 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fault-not-seeded": ((*SMALL, "--fault", "T999"), ("not seeded", "needs two machines")),
     "cases": ((*SMALL, "--cases", "0"), ("--cases", "'0'", "at least 1")),
     "seed": ((*SMALL, "--seed", "x"), ("--seed", "'x'")),
-    "gate-without-results": (("gate", "nowhere", "--baseline", "b.json"), ("'nowhere'", "power.json")),
+    "gate-without-results": (
+        ("gate", "nowhere", "--baseline", "b.json"),
+        ("'nowhere'", "expected a folder of attest run"),
+    ),
     "gate-without-baseline": (("gate", "nowhere"), ("--baseline",)),
 }
 
