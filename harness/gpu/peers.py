@@ -57,7 +57,8 @@ def _flash4() -> Call:
 def _flex() -> Call:
     """The flex_attention of torch, compiled, with a block mask for the window; no sinks."""
     flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
-    compiled, make_mask = torch.compile(flex.flex_attention), flex.create_block_mask
+    compiled: Call = torch.compile(flex.flex_attention)
+    make_mask: Call = flex.create_block_mask
     masks: dict[tuple[Any, int, int], Any] = {}
 
     def call(
@@ -98,8 +99,13 @@ def _fla_rule() -> Call:
     return call
 
 
+def _fla_short_conv() -> Call:
+    function: Call = importlib.import_module("fla.modules.causal_conv1d").causal_conv1d
+    return lambda x, weight: function(x, weight, activation="silu")[0]
+
+
 def _fla_l2_norm() -> Call:
-    function: Call = importlib.import_module("fla.modules.l2norm").l2norm
+    function: Call = importlib.import_module("fla.modules.norm.l2norm").l2norm
     return lambda x, *, eps: function(x, eps)
 
 
@@ -110,6 +116,7 @@ def _liger_rms_norm() -> Call:
 
 
 def _liger_silu_mul() -> Call:
+    """The gated product of Liger; its backward writes the gradients over its inputs, so that repetitions see others."""
     function = importlib.import_module("liger_kernel.ops.swiglu").LigerSiLUMulFunction
     call: Call = function.apply
     return call
@@ -124,6 +131,7 @@ PEERS: Mapping[str, Mapping[str, Peer]] = {
     "gated_delta_rule": {"fla": _fla_rule},
     "l2_norm": {"fla": _fla_l2_norm},
     "rms_norm": {"liger": _liger_rms_norm, "torch-fused": _torch_rms_norm},
+    "short_conv": {"fla": _fla_short_conv},
     "silu_mul": {"liger": _liger_silu_mul},
 }
 """By operation and name, what makes the callable; it has the operation's call."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Arm", "device_seconds", "prepared", "time_rounds"]
+__all__ = ["Arm", "device_seconds", "own_stream", "prepared", "time_rounds"]
 
 _ROUND_S = 3e-3
 """A measurement lasts about this long: launch gaps and the resolution of events are far below."""
@@ -29,12 +29,18 @@ class Arm:
     how: str
 
 
+def own_stream(device: str) -> None:
+    """Makes a stream of its own the current one, for good: torch captures no graph on the default stream."""
+    if device == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]  # torch
+
+
 def prepared(sets: Sequence[Callable[[], object]], device: str, *, graphs: bool) -> Arm:
     """Returns an arm of calls that do the same on different inputs, warmed up.
 
     Args:
         sets: one call per set of inputs; they are taken in turn.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``, where ``own_stream`` was called before anything else.
         graphs: whether a CUDA graph is tried.
     """
     for call in sets:
@@ -89,18 +95,13 @@ def device_seconds(call: Callable[[], object]) -> float:
 
 def _captured(launch: Callable[[], object]) -> "torch.cuda.CUDAGraph | None":
     """Returns a graph of the launch, or None where it cannot be captured (it synchronises, or asks the host)."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch
-    stream.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(stream):
-            launch()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Backward runs on the stream of its forward: all of it has to be the stream that is captured.
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             launch()
         torch.cuda.synchronize()
-    except (RuntimeError, ValueError, TypeError):
+    except Exception:  # what a foreign kernel raises when it meets a capture is its own affair
         torch.cuda.synchronize()
         return None
     return graph

@@ -23,12 +23,16 @@ from optimized.candidate import Recipe
 __all__ = ["PartJudge", "pulled"]
 
 
-def pulled(row: Operation, inputs: Inputs, function: Callable[..., Any], cotangent: Tensor) -> dict[str, Tensor | None]:
-    """Returns ``out`` and the gradients of every differentiable input, by name as the judge knows them."""
-    names = row.differentiable(inputs.tensors)
-    leaves = {name: item.detach().requires_grad_(name in names) for name, item in inputs.tensors.items()}
+def pulled(
+    row: Operation, inputs: Inputs, function: Callable[..., Any], cotangent: Tensor | None
+) -> dict[str, Tensor | None]:
+    """Returns ``out`` and, from a cotangent, the gradients of every differentiable input, named as for the judge."""
+    names = row.differentiable(inputs.tensors) if cotangent is not None else ()
+    leaves = {name: item.detach().clone().requires_grad_(name in names) for name, item in inputs.tensors.items()}
     args, kwargs = row.arrange(leaves, inputs.options)
     out = row.named(function(*args, **kwargs))["out"]
+    if cotangent is None:
+        return {"out": out.detach()}
     grads = torch.autograd.grad([out], [leaves[name] for name in names], [cotangent], allow_unused=True)
     return {"out": out.detach(), **{GRAD + name: grad for name, grad in zip(names, grads, strict=True)}}
 
@@ -54,9 +58,11 @@ class PartJudge:
         self._truth = truth(row, self._small, ("out",), with_gradients=True)
         self._budgets: dict[tuple[Recipe, int], Mapping[str, Budget]] = {}
 
-    def judged(self, function: Callable[..., Any], recipe: Recipe) -> tuple[Verdict, str]:
-        """Returns the verdict on the part of a call, and its reason."""
-        found = pulled(self._row, self._inputs, function, self.cotangent)
+    def judged(
+        self, function: Callable[..., Any], recipe: Recipe, *, with_gradients: bool = True
+    ) -> tuple[Verdict, str]:
+        """Returns the verdict on the part of a call, and its reason; ``out`` alone where gradients are not wanted."""
+        found = pulled(self._row, self._inputs, function, self.cotangent if with_gradients else None)
         values = {
             name: None if item is None else self._taken(name.removeprefix(GRAD), item) for name, item in found.items()
         }
@@ -75,7 +81,9 @@ class PartJudge:
             )
         judgements = []
         for name, budget in self._budgets[recipe, factor].items():
-            actual = values.get(name)
+            if name not in values:
+                continue
+            actual = values[name]
             tangents = {direction: each[name] for direction, each in self._truth.tangents.items()}
             judgements.append(
                 judge_missing(name, budget)
