@@ -15,6 +15,7 @@ _REHEARSED = ("torch-*",)
 
 
 _KERNELS = ("triton-*", "flash4-*")
+_ONE_OF_THEM = ("torch-rms-norm-bf16",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ def steps(plan: Plan) -> list[Step]:
     lanes = ["--jobs", str(plan.jobs)]
     judged = ["--device", plan.device, *lanes]
     # A relation costs a process of its own: textbook code, which has no state, is spared them.
-    kernels = picked or [word for name in _KERNELS for word in ("--candidate", name)]
+    names = plan.candidates or (_ONE_OF_THEM if plan.is_rehearsal else _KERNELS)
+    kernels = [word for name in names for word in ("--candidate", name)]
     small = ["--op", "rms_norm"] if plan.is_rehearsal else []
 
     def out(name: str) -> list[str]:

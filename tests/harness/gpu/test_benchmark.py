@@ -37,14 +37,14 @@ def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
 
 
 class _WrongGradient(torch.autograd.Function):
-    """Right forward, one percent too much backward."""
+    """Right forward, five percent too much backward."""
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         return gradient * 1.05
 
 
