@@ -160,10 +160,11 @@ def campaign(session: nox.Session) -> None:
     session.notify("attest", ["run", "--profile", "full", "--candidate", "triton-*", *session.posargs])
 
 
-@nox.session(default=False, venv_backend="none")
+@nox.session(default=False)
 def gpu(session: nox.Session) -> None:
-    """The main job on a CUDA device: every candidate compiled, judged and timed there."""
-    session.notify("attest", ["run", "--profile", "gpu", *session.posargs])
+    """The campaign on a CUDA device, judged and timed: `nox -s gpu`, or `nox -s gpu -- --rehearse` without one."""
+    install(session, "report", "gpu", "peers")
+    session.run("python", "-m", "harness.gpu", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none")

@@ -1,6 +1,7 @@
 """``attest power``: how much the judge catches, beside the rules of other projects, on seeded faults."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.campaign import default_jobs, lanes
 from harness.cli.gate import judge_losses
-from harness.cli.options import new_folder, positive
+from harness.cli.options import new_folder, positive, settings_of
 from harness.cli.progress import error_console, output_console
 from harness.codec import to_json
 from harness.errors import UsageError
@@ -22,7 +23,6 @@ from harness.power.catalogue import entries, load_catalogue, select_faults
 from harness.power.measure import measure
 from harness.power.profile import FULL, QUICK, subset
 from harness.power_results import PowerResults, has_power, write_power
-from harness.verify import Settings
 from reports.gate import BASELINES, lost, read_baseline, section_of
 from reports.power import print_power
 
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--catalogue", type=Path, metavar="FILE.py", help="faults of a file instead of the project's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where kernels run (default cpu)")
     parser.add_argument("--jobs", type=positive, default=None, help="lanes in parallel (default: one per core)")
     parser.add_argument("--limit", type=positive, default=20, metavar="S", help="seconds a call may take (default 20)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default attest-out/<time>)")
@@ -62,13 +63,13 @@ def execute(arguments: argparse.Namespace) -> int:
     profile = QUICK if arguments.quick else FULL
     chosen = subset(chosen) if arguments.quick else chosen
     folder = new_folder(arguments.out)
-    settings = Settings(limit_s=float(arguments.limit), plugin=catalogue.plugin)
+    settings = dataclasses.replace(settings_of(arguments), plugin=catalogue.plugin)
     started = time.monotonic()
     console = output_console(stderr=arguments.json)
     asked = {
         "command": NAME, "profile": profile.name, "op": arguments.op, "fault": arguments.fault,
         "cases": arguments.cases or profile.cases, "seed": arguments.seed,
-        "catalogue": None if arguments.catalogue is None else str(arguments.catalogue),
+        "device": arguments.device, "catalogue": None if arguments.catalogue is None else str(arguments.catalogue),
     }  # fmt: skip
     try:
         with lanes(settings, arguments.jobs or default_jobs()) as pool:
@@ -90,7 +91,7 @@ def _exit_code(results: PowerResults, console: Console) -> int:
     A part of the catalogue, other faults, and other cases than the baseline's have no baseline.
     """
     asked = results.asked
-    baseline = BASELINES / f"power-cpu-{asked['profile']}.json"
+    baseline = BASELINES / f"power-{asked['device']}-{asked['profile']}.json"
     lost_faults = 0
     if not (asked["op"] or asked["fault"] or asked["catalogue"]) and baseline.is_file():
         section, before = section_of(results), read_baseline(baseline)["power"]

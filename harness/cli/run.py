@@ -31,7 +31,7 @@ from harness.cli.progress import collect, error_console, exit_code, interrupted,
 from harness.environment import snapshot
 from harness.errors import UsageError
 from harness.ops import OPS
-from harness.profiles import Profile, profile
+from harness.profiles import PROFILES, Profile, profile
 from harness.records import Record, Verdict
 from harness.resources import PeakMemory
 from harness.shards import WHOLE, Shard
@@ -52,7 +52,7 @@ EXAMPLE = "attest run --profile quick --out attest-out/today"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--profile", default="quick", help="quick, full or gpu (default quick)")
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} (default quick)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument(
         "--candidate", action="append", metavar="NAME",

@@ -1,0 +1,111 @@
+"""What is timed is verified, on a part of the call; floors are those of the formulas."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.cases import case_from_data
+from harness.gpu.bench import Bench
+from harness.gpu.costs import Ceilings, cost, floor_us
+from harness.gpu.peers import PEERS
+from harness.gpu.shapes import REHEARSED, TIMED, standard_cases
+from harness.gpu.stopwatch import prepared, time_rounds
+from harness.gpu.timed_inputs import timed_inputs
+from harness.gpu.verified import PartJudge
+from harness.operations.case import Case
+from harness.ops import operation
+from harness.records import Verdict
+from optimized.candidate import Recipe
+
+RECIPE = Recipe(storage="bfloat16", operand="float32", accumulator="float32")
+
+
+def case_of(op: str) -> Case:
+    return next(standard_cases(op, dtype="bfloat16", is_rehearsal=True))
+
+
+def judged(op: str, function: Callable[..., Any]) -> Verdict:
+    case = case_of(op)
+    return PartJudge(operation(op), case, timed_inputs(case, "cpu", 1)).judged(function, RECIPE)[0]
+
+
+def silu_mul(gate: Tensor, x: Tensor) -> Tensor:
+    return (torch.nn.functional.silu(gate.float()) * x.float()).to(x.dtype)
+
+
+class _WrongGradient(torch.autograd.Function):
+    """Right forward, five percent too much backward."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient * 1.05
+
+
+def test_a_right_kernel_passes_on_its_part() -> None:
+    assert judged("silu_mul", silu_mul) is Verdict.PASS
+
+
+def test_a_planted_gain_is_seen_in_the_part() -> None:
+    assert judged("silu_mul", lambda gate, x: 1.05 * silu_mul(gate, x)) is Verdict.FAIL_NUMERIC
+
+
+def test_a_planted_fault_of_a_gradient_is_seen_in_the_part() -> None:
+    def wrong(gate: Tensor, x: Tensor) -> Tensor:
+        return silu_mul(_WrongGradient.apply(gate), x)  # type: ignore[no-untyped-call]
+
+    assert judged("silu_mul", wrong) is Verdict.FAIL_NUMERIC
+
+
+@pytest.mark.parametrize("op", sorted(TIMED))
+def test_the_part_of_a_call_has_the_gradients_of_the_whole(op: str) -> None:
+    case = case_of(op)
+    row = operation(op)
+    exact = Recipe(storage="float64", operand="float64", accumulator="float64")
+    wide = case.replaced(dtype="float64")
+    judge = PartJudge(row, wide, timed_inputs(wide, "cpu", 1))
+    assert judge.judged(row.reference, exact) == (Verdict.PASS, "")
+
+
+def test_every_timed_operation_is_rehearsed() -> None:
+    assert REHEARSED.keys() == TIMED.keys()
+
+
+def test_all_standard_shapes_are_cases() -> None:
+    cases = [case for op in TIMED for case in standard_cases(op, dtype="bfloat16", is_rehearsal=False)]
+    assert len({case.case_id for case in cases}) == sum(map(len, TIMED.values()))
+
+
+def test_peers_are_of_timed_operations() -> None:
+    assert PEERS.keys() <= TIMED.keys()
+
+
+def test_the_floor_of_causal_attention_counts_the_visible_pairs() -> None:
+    fields = {"batch": 2, "query_tokens": 5, "key_tokens": 5, "key_heads": 1, "group": 3, "head_dim": 8, "value_dim": 8}
+    case = case_from_data({"op": "attention", "dtype": "bfloat16", **fields, "window_left": None, "window_right": 0})
+    _, flops = cost(case, timed_inputs(case, "cpu", 1), "forward")
+    assert flops == 2 * 2 * 3 * (8 + 8) * (1 + 2 + 3 + 4 + 5)
+
+
+def test_the_floor_of_a_copy_like_operation_is_its_bytes_over_the_bandwidth() -> None:
+    case = case_of("silu_mul")
+    found = floor_us(case, timed_inputs(case, "cpu", 1), "forward", Ceilings(copy_gb_s=1.0, matmul_tflop_s=1.0))
+    assert found == pytest.approx(3 * 2 * 32 * 64 / 1e9 * 1e6)
+
+
+def test_rounds_measure_every_arm_as_often() -> None:
+    arms = [prepared([lambda: torch.zeros(4)], "cpu", graphs=True) for _ in range(3)]
+    assert [len(each) for each in time_rounds(arms, "cpu", repeats=4)] == [4, 4, 4]
+
+
+def test_ours_gets_no_time_without_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(operation("silu_mul"), "cpu", "bfloat16", 1, graphs=False)
+    monkeypatch.setattr(bench, "_function", lambda _: lambda gate, x: 2 * silu_mul(gate, x))
+    lines = [line for line in bench.lines(case_of("silu_mul")) if line["is_ours"]]
+    assert [(line["verdict"], line["phase"]) for line in lines] == [("FAIL_NUMERIC", "")]
