@@ -12,7 +12,7 @@ import pytest
 from harness.store import RECORDS, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 150.0
+LIMIT_S = 600.0
 
 # A profile of a few cases under the real command, so that a test can wait for all of it.
 TINY = """

@@ -129,7 +129,7 @@ def test_a_worker_that_ends_is_replaced(ask: Callable[..., Answer]) -> None:
 
 def test_a_worker_that_hangs_is_replaced(odd_plugin: str) -> None:
     request = {"kind": "run", "case": case_from_data(CASE).to_data(), "plugin": odd_plugin}
-    with Worker(limit_s=8.0) as short:
+    with Worker(limit_s=15.0) as short:
         # The first call imports; only then is the limit that of the call alone.
         assert short.ask({**request, "candidate": "right"}).status == "ok"
         short._limit_s = 2.0
