@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.emulators.rounding import Rounding, Signs, unit
+from harness.emulators.rounding import FORMAT_BITS, Rounding, Signs, unit
 from optimized.candidate import Recipe
 
 __all__ = ["Arithmetic", "shared"]
@@ -154,6 +154,17 @@ class Arithmetic:
         """
         number = torch.full((1, 1, 1, 1, 1), value, dtype=torch.float64)
         return self.rounding.approximate(point, number, 3 * unit(self.recipe.accumulator))
+
+    def flushed(self, point: str, value: Tensor) -> Tensor:
+        """Returns exponentials of which those below the accumulator's normal numbers may come out as 0.
+
+        GPUs compute them so in float32 (PTX ISA, ``ex2.approx.ftz.f32``); no other accumulator has such a unit.
+        """
+        small = (value > 0) & (value < 2.0 ** FORMAT_BITS["float32"][1])
+        if self.recipe.accumulator != "float32" or not bool(small.any()):
+            return value
+        moved = torch.where(small, value, 0.0)
+        return value + (self.rounding.approximate(point, moved, 1.0) - moved)
 
     # -- differentiable operations: what emulators are written with ------------------------------------------------
 

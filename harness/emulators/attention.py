@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic, shared
 from harness.emulators.attention_layout import bias_rows, per_head, rows, sink_rows, unrows, visible
-from harness.emulators.rounding import FORMAT_BITS, unit
+from harness.emulators.rounding import unit
 
 __all__ = ["emulate"]
 
@@ -183,11 +183,9 @@ def _recomputed(saved: _Saved) -> Tensor:
     Another tiling of the same product errs otherwise, so that the error no longer cancels against the LSE. Where the
     weights are rounded to an operand's format, that rounding hides it.
     """
-    arithmetic, weights = saved.arithmetic, saved.weights * saved.row_scale
-    accumulator = arithmetic.recipe.accumulator
-    if bool(((weights > 0) & (weights < 2.0 ** FORMAT_BITS["float32"][1])).any()):
-        # A key that every query hardly sees: its gradient is made of weights that a GPU's exponential flushes to zero.
-        weights = arithmetic.rounding.approximate("weights.again", weights, 0.0)
+    arithmetic, accumulator = saved.arithmetic, saved.arithmetic.recipe.accumulator
+    # The gradient of a key that every query hardly sees is made of such small weights alone.
+    weights = arithmetic.flushed("weights.again", saved.weights * saved.row_scale)
     if arithmetic.weights_format != accumulator:
         return weights
     return arithmetic.rounding.accumulate("scores.again", weights, lambda: saved.gauge() * weights, accumulator)

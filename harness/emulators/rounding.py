@@ -48,7 +48,6 @@ _EXPONENT = 0x7FF0000000000000
 _SIGN_AND_EXPONENT = -0x0010000000000000
 _SUBNORMALS_MATTER = -100
 """Formats whose smallest normal exponent is above it: float16, whose softmax weights reach its subnormal range."""
-_SMALLEST_NORMAL = 2.0 ** FORMAT_BITS["float32"][1]
 _MIX = -1640531535  # 2654435761 as a signed 32-bit integer, Knuth's multiplier
 _TO_UNIT = 2.0**-31
 
@@ -81,15 +80,6 @@ Signs = Callable[[str, Tensor, int], Tensor]
 
 Walk = Callable[[Signs], Tensor]
 """Sums the directions of a sum's terms as the sum does its terms, over the root of their number: ``(samples, ...)``."""
-
-
-def _reach(value: Tensor, error: float) -> Tensor:
-    """Returns by how much a function's value may be off: a value below float32's normal numbers may come out as 0.
-
-    GPUs compute exponentials with subnormal results flushed (PTX ISA, ``ex2.approx.ftz.f32``). In a float64 kernel
-    nothing is flushed; an error that small is asked of it only by such a value itself.
-    """
-    return torch.where(value.abs() < _SMALLEST_NORMAL, value, value * error)
 
 
 class Rounding(Protocol):
@@ -168,7 +158,7 @@ class Directed(Nearest):
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value moved up by its relative error."""
-        return value + _reach(value, error)
+        return value * (1 + error)
 
 
 class Random:
@@ -211,8 +201,8 @@ class Random:
         return self._noise(point, drawn_by).mul_(torch.copysign(gauge(), drawn_by).mul_(size)).add_(value)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
-        """Returns the value moved by up to its relative error, or by all of it where hardware flushes it to zero."""
-        return self._noise(point, value).mul_(_reach(value, error)).add_(value)
+        """Returns the value moved by up to its relative error."""
+        return self._noise(point, value).mul_(value * error).add_(value)
 
     def _noise(self, point: str, value: Tensor) -> Tensor:
         """Returns numbers in (-1, 1), a function of the magnitude of the value, the point and the sample alone.
