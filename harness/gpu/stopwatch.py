@@ -22,11 +22,13 @@ class Arm:
         launch: does ``calls`` calls, without waiting for them.
         calls: how many.
         how: ``graph``, ``stream`` or ``host``.
+        sets: the calls themselves: a graph reads their inputs where they were, and holds none of them.
     """
 
     launch: Callable[[], object]
     calls: int
     how: str
+    sets: Sequence[Callable[[], object]]
 
 
 def own_stream(device: str) -> None:
@@ -46,7 +48,7 @@ def prepared(sets: Sequence[Callable[[], object]], device: str, *, graphs: bool)
     for call in sets:
         call()
     if device != "cuda":
-        return Arm(lambda: [call() for call in sets], len(sets), "host")
+        return Arm(lambda: [call() for call in sets], len(sets), "host", sets)
     torch.cuda.synchronize()
     count = max(1, min(_MOST_CALLS, round(_ROUND_S / max(device_seconds(sets[0]), 1e-6))))
     count = -(-count // len(sets)) * len(sets)
@@ -60,8 +62,8 @@ def prepared(sets: Sequence[Callable[[], object]], device: str, *, graphs: bool)
         if graph is not None:
             graph.replay()
             torch.cuda.synchronize()
-            return Arm(graph.replay, count, "graph")
-    return Arm(launch, count, "stream")
+            return Arm(graph.replay, count, "graph", sets)
+    return Arm(launch, count, "stream", sets)
 
 
 def time_rounds(arms: Sequence[Arm], device: str, *, repeats: int) -> list[list[float]]:
