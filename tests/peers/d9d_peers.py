@@ -1,8 +1,9 @@
 """Plug-in of d9d, whose layers ours share names and parameters with: ``--plugin tests/peers/d9d_peers.py``.
 
 Where the meaning differs: its eager backend *adds* the mask to the logits, so that a boolean one hides nothing, and a
-row that sees no key is NaN; its torch backend refuses a mask beside the causal flag. The adapter hands over one additive
-mask that holds causality too, and puts 0 where a row sees no key. ``boolean-mask`` hands the key mask over as it is.
+row that sees no key is NaN; its torch backend refuses a mask beside the causal flag. The adapter hands over one
+additive mask that holds causality too, and puts 0 where a row sees no key. ``boolean-mask`` hands the key mask over as
+it is.
 """
 
 import functools

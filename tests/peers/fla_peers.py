@@ -107,7 +107,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, *, eps: float, zero_
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, *, style: str) -> Tensor:
-    """``rotary_embedding``, whose tables hold every angle once and are shared by the batch: rows are rotated by turns."""
+    """``rotary_embedding``, whose tables hold every angle once and serve the whole batch: rows are rotated by turns."""
     is_interleaved = style == "interleaved"
     pairs = cos.shape[-1] // 2
     once = [table[..., ::2] if is_interleaved else table[..., :pairs] for table in (cos, sin)]
