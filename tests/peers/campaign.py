@@ -95,7 +95,7 @@ def _replayed(finding: Finding) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", action="append", choices=list(PROJECTS), help="only this one; may be repeated")
-    parser.add_argument("--cases", type=int, default=8, help="cases that a candidate takes (default 8)")
+    parser.add_argument("--cases", type=int, default=5, help="cases that a candidate takes (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--jobs", type=int, default=2, help="lanes in parallel (default 2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they run (default cpu)")

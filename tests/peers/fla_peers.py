@@ -1,7 +1,8 @@
 """Plug-in of flash-linear-attention: ``attest fuzz --op gated_delta_rule --plugin tests/peers/fla_peers.py``.
 
 Where the meaning differs: the naive recurrence takes ``beta`` before ``g``, the chunked form after, so all is passed by
-keyword; heads of queries and keys are repeated for the naive forms; without decay a decay of 0 is given. Kernels run in
+keyword; heads of queries and keys are repeated for the naive forms, in
+float32, in which they compute; without decay a decay of 0 is given. Kernels run in
 Triton's interpreter where there is no GPU, in float32 and float16.
 """
 
@@ -31,7 +32,7 @@ def naive_rule(kind: str) -> Rule:
         del normalize_qk, cu_seqlens  # declined
         function = getattr(imported("fla.ops.gated_delta_rule.naive"), f"naive_{kind}_gated_delta_rule")
         groups = value.shape[2] // query.shape[2]
-        q, k = (item.repeat_interleave(groups, 2) for item in (query, key))
+        q, k = (item.float().repeat_interleave(groups, 2) for item in (query, key))
         decay = torch.zeros_like(beta) if log_decay is None else log_decay
         out, state = function(
             q=q, k=k, v=value, g=decay, beta=beta, scale=scale, initial_state=initial_state, output_final_state=True

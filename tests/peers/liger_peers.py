@@ -49,7 +49,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     *_each("liger-rms-norm-llama", "rms_norm", norm("llama"), stored,
            refusals=(interpreted, only(zero_centered=False))),
     *_each("liger-rms-norm-gemma", "rms_norm", norm("gemma"), widened, refusals=(interpreted,)),
-    *_each("liger-rope", "rope", rope, widened, refusals=(interpreted, only(style="half"))),
+    *_each("liger-rope", "rope", rope, stored, refusals=(interpreted, only(style="half"))),
     *_each("liger-swiglu", "silu_mul", silu_mul, stored, refusals=(interpreted,)),
 )  # fmt: skip
 """Liger's kernels as candidates."""
