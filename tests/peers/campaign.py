@@ -6,12 +6,14 @@ failure is run: the campaign exits with 1 when one does not fail again.
 """
 
 import argparse
+import contextlib
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.campaign import lanes
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     started = time.monotonic()
     with Store(options.out) as store:
-        write_run(options.out, {"command": "peers", "cases": options.cases, "seed": options.seed})
+        write_run(
+            options.out,
+            {"command": "peers", "cases": options.cases, "seed": options.seed, "versions": versions()},
+        )
         for project in () if options.page_only else options.project or PROJECTS:
             _judge(project, store, options, started)
     records = list(read_records(options.out))
@@ -48,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for finding in silent:
         _say(f"does not fail again: {command(finding.record)}")
     if not options.project:
-        PAGE.write_text(page(records, command=options.shown), encoding="utf-8")
+        PAGE.write_text(page(records, command=options.shown, versions=versions()), encoding="utf-8")
         _say(f"page: {PAGE}")
     counts = {name: sum(record.verdict is name for record in records) for name in Verdict}
     names = len({record.candidate for record in records})
@@ -77,6 +82,15 @@ def _judge(project: str, store: Store, options: argparse.Namespace, started: flo
                 seen.add((record.case_id, record.candidate))
                 store.append(record)
     _say(f"{project}: {len(candidates)} candidates, {len(seen)} records, {time.monotonic() - started:.0f} s")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what is judged and of Triton, as far as they are installed."""
+    found = {}
+    for name in dict.fromkeys([*(project.package for project in PROJECTS.values()), "triton"]):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def replays(found: Sequence[Finding], *, jobs: int) -> list[Finding]:

@@ -1,6 +1,6 @@
 """The page of the peers, from the records of the campaign and our readings of what failed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.records import Record, Verdict
 from tests.peers.findings import Finding, Summary, findings, summaries
@@ -13,8 +13,9 @@ __all__ = ["page"]
 _HEAD = """# Peers on trial
 
 What the testbench says about code that people already use, each with a recipe that its authors would state, on a CPU.
-This page is written by `{command}` from the records of that run: every number below is in them, every failure was
-run again by its printed line. Only the column "our reading" is ours, and it may be wrong.
+This page is written by `{command}` from the records of that run: every number below is in them,
+and every failure was run again by its printed line. Only what follows "our reading" is ours, and it may be wrong. The
+lines are for the root of a checkout, in an environment that holds the peers, such as that of `nox -s peers`.
 
 A **bug** gives results that nobody would defend. **Another convention** is right by its own definition and wrong by
 [ours](layers.md). A **looser recipe** rounds more than a reader would expect: no error of the formula, but less
@@ -22,24 +23,24 @@ precision than the format allows. A case is *declined* where a peer says that it
 """
 
 
-def page(records: Sequence[Record], *, command: str) -> str:
+def page(records: Sequence[Record], *, command: str, versions: Mapping[str, str]) -> str:
     """Returns the page.
 
     Args:
         records: of the campaign, those of shrunk cases included.
         command: that made them.
+        versions: of the packages that were judged, as the run noted them.
     """
     found = findings(records)
-    parts = [_HEAD.format(command=command), *_overview(records), *_ranked(found)]
+    parts = [_HEAD.format(command=command), *_overview(records, versions), *_ranked(found)]
     for project in PROJECTS:
         parts += _project(project, records, [each for each in found if project_of(each.candidate) == project])
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _overview(records: Sequence[Record]) -> Iterator[str]:
-    environment = records[0].environment if records else {}
-    versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "triton", "python") if name in environment)
-    yield f"Judged with {versions}.\n"
+def _overview(records: Sequence[Record], versions: Mapping[str, str]) -> Iterator[str]:
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield f"Judged with {shown}.\n"
     yield "| project | candidates | judged cases | passed | failed | declined |\n|---|---|---|---|---|---|"
     for project in PROJECTS:
         own = [each for each in summaries(records) if project_of(each.candidate) == project]

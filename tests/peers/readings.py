@@ -54,9 +54,9 @@ READINGS: tuple[Reading, ...] = (
         output="*",
         kind="bug",
         care=3,
-        why="Softplus is log(1 + exp(x)): for x far below 0 the sum is 1 and the log decay is 0 instead of "
-        "exp(x). Heads that should forget slowly do not forget at all, and their gates get no gradient. "
-        "log1p is the cure.",
+        why="Softplus is log(1 + exp(x)): for x far below 0 the sum is 1 and the log decay is 0 instead of exp(x). "
+        "Heads that should forget slowly do not forget at all, and the gradient of A_log goes with it. log1p is the "
+        "cure.",
     ),
     Reading(
         candidate="fla-logsigmoid-*",

@@ -16,7 +16,7 @@ from optimized.candidate import Candidate, Recipe
 from tests.peers import peer
 from tests.peers.transformers_models import model
 from tests.peers.transformers_parts import norm, rope_deepseek_v3
-from tests.peers.visibility import additive, rows_with_keys, visible
+from tests.peers.visibility import rows_with_keys, visible
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
@@ -55,8 +55,8 @@ def eager(mask_of: Callable[..., Tensor | None], *, hides: bool, lowest: float |
         groups = q.shape[1] // k.shape[1]
         scores = q @ k.repeat_interleave(groups, 1).mT * scale
         if seen is not None:
-            mask = additive(seen, query.dtype) if lowest is None else torch.zeros(()).masked_fill(~seen, lowest)
-            scores = scores + mask
+            fill = torch.finfo(query.dtype).min if lowest is None else lowest
+            scores = scores + torch.zeros(()).masked_fill(~seen, fill)
         out = (scores.softmax(-1) @ v.repeat_interleave(groups, 1)).transpose(1, 2)
         return (rows_with_keys(out, seen) if hides else out), None
 

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ import torch
 from harness.candidates import load_plugin
 from harness.operations.case import Case
 from harness.ops import OPS
+from harness.records import Judgement, Record, Verdict
 from harness.strategies import draw_cases
 from optimized.candidate import Candidate
 from tests.peers import peer
+from tests.peers.campaign import replays
+from tests.peers.findings import findings
+from tests.peers.page import page
 from tests.peers.plan import FIXED, planned, sentence
 from tests.peers.projects import PROJECTS, plugin_of, project_of
 from tests.peers.readings import KINDS, READINGS
@@ -87,3 +92,34 @@ def test_plug_ins_import_no_peer() -> None:
     importlib.import_module("tests.peers.transformers_peers")
     source = (ROOT / plugin_of("transformers")).read_text(encoding="utf-8")
     assert "import transformers" not in source
+
+
+def record(**changes: Any) -> Record:
+    """Returns a record of a failing candidate of fla."""
+    judged = Judgement(output="out", verdict=Verdict.FAIL_NUMERIC, reason="out: off")
+    given: dict[str, Any] = {
+        "case": {"op": "mamba_decay", "tokens": 3}, "case_id": "0", "candidate": "fla-kda-gate-fp32", "recipe": {},
+        "verdict": Verdict.FAIL_NUMERIC, "reason": "out: off", "environment": {}, "seed": 0, "started": "",
+        "judgements": [judged],
+    }  # fmt: skip
+    return Record(**{**given, **changes})
+
+
+def test_the_page_shows_the_smallest_case_its_reading_and_the_line_that_runs_it_again() -> None:
+    larger = record(case={"op": "mamba_decay", "tokens": 300})
+    text = page([larger, record()], command="nox -s peers", versions={"torch": "2"})
+    assert "**`fla-kda-gate-fp32`, out** (FAIL_NUMERIC, 2 cases): out: off" in text
+    assert "Our reading: bug." in text
+    assert '"tokens":3}' in text
+    assert "--plugin tests/peers/fla_peers.py" in text
+    assert '"tokens":300' not in text
+
+
+def test_a_failure_without_a_reading_says_so() -> None:
+    assert "Our reading: none yet." in page([record(candidate="fla-other-fp32")], command="", versions={})
+
+
+def test_a_line_that_does_not_fail_again_is_told() -> None:
+    passing = {"op": "rms_norm", "batch": 1, "tokens": 2, "channels": 8, "dtype": "float32"}
+    found = findings([record(candidate="torch-rms-norm-fp32", case=passing)])
+    assert replays(found, jobs=1) == found
