@@ -30,6 +30,12 @@ MAY_FAIL: dict[str, Any] = {"silent": True, "success_codes": range(256)}
 
 INSTALLED_TORCH = "from importlib.metadata import distributions as d; print(*(t.version for t in d(name='torch')))"
 
+INSTALLED_VERSIONS = (
+    "from importlib.metadata import version; print('torch', version('torch'), 'triton', version('triton'))"
+)
+
+PEERS = ("liger-kernel>=0.6", "fla-core==0.6.*", "d9d==0.24.*")
+
 
 def has_gpu() -> bool:
     """Returns whether this machine has an NVIDIA GPU, asked of the driver and not of torch, which is not there yet."""
@@ -105,6 +111,25 @@ def healthy(session: nox.Session) -> None:
     """Thousands of legal executions, none of which may be called a fault: `nox -s healthy -- --runs 20000`."""
     install(session, "dev")
     session.run("python", "-m", "tests.variants.campaign", *(session.posargs or ["--runs", "5000"]), env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """Other people's implementations on trial, and docs/peers.md from what was found: 10 to 20 minutes on a CPU."""
+    install(session, "report", "peers")
+    before = _versions(session)
+    # These name newer versions of torch than the one at hand, which they run with: nothing of it may change.
+    session.install("--no-deps", *PEERS)
+    session.install("einops>=0.8")
+    if _versions(session) != before:
+        session.error(f"torch, triton: got {_versions(session)}, expected {before} as before the peers were installed")
+    session.run("python", "-m", "tests.peers.campaign", *session.posargs, env=ONE_THREAD)
+
+
+def _versions(session: nox.Session) -> str:
+    """Returns the installed versions of torch and triton."""
+    command = [str(Path(session.bin) / "python"), "-c", INSTALLED_VERSIONS]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @nox.session(default=False)

@@ -130,6 +130,7 @@ def import_plugin(path: Path, *, option: str = "--plugin") -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"{option}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    _find_package_of(path)
     # Triton reads a kernel's source through its module, and dataclasses look their module up by name.
     sys.modules[name] = module
     try:
@@ -137,6 +138,17 @@ def import_plugin(path: Path, *, option: str = "--plugin") -> ModuleType:
     except (Exception, SystemExit) as error:
         raise UsageError(f"{option}: {path} does not import ({type(error).__name__}: {error})") from error
     return module
+
+
+def _find_package_of(path: Path) -> None:
+    """Makes the package that a plug-in lies in importable, as running the file from its root would."""
+    folder = path.resolve().parent
+    if not (folder / "__init__.py").is_file():
+        return
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _tuple_of(module: ModuleType, name: str, source: str) -> Sequence[Candidate]:

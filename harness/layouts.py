@@ -19,7 +19,9 @@ def lay_out(value: Tensor, layout: str) -> Tensor:
         return value.clone()
     if layout == "transposed":
         first = 1 if value.dim() > 2 else 0
-        return value.transpose(first, first + 1).contiguous().transpose(first, first + 1)
+        # A copy also where an axis has one element: what a candidate writes into its inputs must not reach ours.
+        swapped = value.transpose(first, first + 1).clone(memory_format=torch.contiguous_format)
+        return swapped.transpose(first, first + 1)
     lead = value.shape[:2] if value.dim() > 2 else value.shape[:1]
     flat = value.reshape(*lead, -1)
     width = flat.shape[-1]

@@ -73,7 +73,8 @@ def lean(budget: Budget, errors: Tensor) -> Aggregate | None:
     value = (torch.sign(torch.where(use, errors, 0.0)) * weight).sum().item()
     spread_of = legal.var().item() if legal.numel() > 1 else 0.0
     # Values that are stored alike are close enough to be rounded in the same direction, whatever their last bits.
-    error = (spread_of + budget.stored_alike.square(torch.where(use, 1.0 / count, 0.0))) ** 0.5
+    # A value and its negative round alike too, away from zero or towards it: in a lean they add up, never cancel.
+    error = (spread_of + budget.stored_alike.square(weight)) ** 0.5
     return Aggregate(
         name="lean", value=value - legal.mean().item(), limit=limit_of(PER_TEST) * error, error=error,
         weight=float(count),

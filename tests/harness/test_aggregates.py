@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.budget import _budget
 from harness.records import Aggregate, Judgement, Verdict
+from harness.spread import lean
 from tests.harness.judging import ATTENTION, Example, example
 
 WHOLE = {**ATTENTION, "sinks": False, "key_mask": False, "window_right": None, "query_tokens": 64, "key_tokens": 65}
@@ -72,6 +74,18 @@ def test_truncation_leans() -> None:
     item = found.judge("out", cut)
     assert "lean" in beyond(item)
     assert named(item)["lean"].value < -0.5
+
+
+def test_values_that_differ_in_sign_alone_lean_together_and_are_one_value_to_the_lean() -> None:
+    tie = 1 + 2.0**-8  # between two neighbours of bfloat16: whatever error an execution has decides which is stored
+    expected = torch.tensor([tie, -tie], dtype=torch.float64)
+    samples = -1e-6 * expected.sign().expand(8, 2)
+    budget = _budget(expected, expected + samples, expected[None], expected[None], "bfloat16", "float32")
+    upwards = expected.sign() * (1 + 2.0**-7)
+    found = lean(budget, upwards - expected)
+    assert found is not None
+    assert found.value == 2
+    assert found.excess <= 1
 
 
 def test_errors_that_the_last_store_does_not_decide_are_not_asked_for_their_sign() -> None:

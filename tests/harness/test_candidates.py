@@ -1,4 +1,5 @@
 import re
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -177,3 +178,18 @@ def test_a_choice_of_nothing_is_refused(op: str, wanted: list[str] | None, words
 def test_a_misspelt_candidate_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'torch-rms-norm-fp32'"):
         select(find_candidates(), op="rms_norm", names=["torch-rmsnorm-fp32"])
+
+
+def test_a_plug_in_in_a_package_may_import_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "some_kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "names.py").write_text("OP = 'rms_norm'\n", encoding="utf-8")
+    (package / "plugin.py").write_text(
+        "from optimized.candidate import Candidate, Recipe\nfrom some_kernels.names import OP\n"
+        "RECIPE = Recipe(storage='float32', operand='float32', accumulator='float32')\n"
+        "CANDIDATES = (Candidate(name='mine', op=OP, load=lambda: None, recipe=RECIPE),)\n",
+        encoding="utf-8",
+    )
+    assert [item.op for item in load_plugin(str(package / "plugin.py"))] == ["rms_norm"]

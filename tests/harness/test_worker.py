@@ -214,6 +214,13 @@ def test_a_layout_keeps_values(shape: tuple[int, ...], layout: str, dtype: torch
     assert torch.equal(lay_out(value, layout), value)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_of_an_axis_with_one_element_is_a_copy_too(layout: str) -> None:
+    value = torch.zeros(2, 1, 3)
+    lay_out(value, layout).fill_(1.0)
+    assert not value.any()
+
+
 def test_a_fused_layout_is_a_view_surrounded_by_what_is_not_a_number() -> None:
     value = torch.ones(2, 3, 4, 5)
     found = lay_out(value, "fused")
