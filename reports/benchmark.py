@@ -29,7 +29,7 @@ def benchmark_table(folder: Path, columns: list[str]) -> pd.DataFrame:
 
     A line that cannot be read is left out with a warning that names it.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate((folder / BENCHMARK).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             rows.extend(_rows(json.loads(line)))

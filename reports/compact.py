@@ -9,7 +9,7 @@ from harness.codec import to_json
 from harness.records import Record
 from reports.text import plain
 
-__all__ = ["Texts", "case_lines", "page_json", "packed"]
+__all__ = ["Texts", "case_lines", "packed", "page_json"]
 
 DIGITS = 5
 """Significant digits of a number on the page; the CSV files hold all of them."""
@@ -45,7 +45,7 @@ def packed(values: Sequence[Any]) -> dict[str, Any] | list[Any]:
     return [_short(value) for value in values]
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> object:
     if isinstance(value, tuple | list):
         return [_short(item) for item in value]
     if isinstance(value, float):
@@ -54,13 +54,14 @@ def _short(value: Any) -> Any:
 
 
 def case_lines(records: Sequence[Record]) -> dict[str, Any]:
-    """Returns the cases of records: layouts (lists of field names), the JSON text of every value, and per record a case.
+    """Returns the cases of records: layouts (lists of field names), the JSON text of every value, a case per record.
 
     A case is the number of its layout followed by the numbers of its values; cases that several candidates were judged
     on stand there once.
     """
     layouts, values, cases = Texts(), Texts(), Texts()
-    lines, indices = [], []
+    lines: list[list[int]] = []
+    indices = []
     for record in records:
         data = to_json(record.case)
         layout = layouts.number("\x1f".join(plain(name, limit=VALUE) for name in data))
@@ -77,7 +78,7 @@ def case_lines(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     text = json.dumps(value, allow_nan=False)
     return text if len(text) <= VALUE else json.dumps(plain(text, limit=VALUE))
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 __all__ = ["HEADINGS", "Column", "Heading"]
 
 _KINDS = {
-    "": "text", "#": "figure", "%": "percent", "~": "interval", "^": "ratio", "=": "count", "*": "tally", "!": "verdict",
-    "<": "sentence",
+    "": "text", "#": "figure", "%": "percent", "~": "interval", "^": "ratio", "=": "count", "*": "tally",
+    "!": "verdict", "<": "sentence",
 }  # fmt: skip
 
 
@@ -71,9 +71,9 @@ HEADINGS: Mapping[str, Heading] = {
     "errors": Heading(
         title="Errors",
         caption="How far each output and gradient was from the float64 reference, as a multiple of what the "
-        "candidate's recipe allows: at most 1 passes. Gain is a relative error of scale over all elements; its interval "
-        "is that of 99 %. Caught is the smallest fault that the median case would have found: a gain, and the error of "
-        "one element relative to the rms of the output.",
+        "candidate's recipe allows: at most 1 passes. Gain is a relative error of scale over all elements, with its "
+        "interval of 99 %. Caught is the smallest fault that the median case would have found: a gain, and the error "
+        "of one element relative to the rms of the output.",
         columns=_columns(
             *_SUBJECT, "output", "=cases", "*verdicts", "^worst ratio", "#median ratio", "%gain, %",
             "~interval of gain, %", "%gain limit, %", "#rms ratio", "%gain caught, %", "#element caught",

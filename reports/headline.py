@@ -43,7 +43,8 @@ class Headline:
 
 
 def headline(
-    records: Sequence[Record], run: Mapping[str, Any], power: PowerResults | None = None, *, tests: Sequence[Pooled] | None = None
+    records: Sequence[Record], run: Mapping[str, Any], power: PowerResults | None = None, *,
+    tests: Sequence[Pooled] | None = None,
 ) -> Headline:  # fmt: skip
     """Returns the first lines of a report on records.
 
@@ -72,7 +73,9 @@ def headline(
         if beyond
         else f"No failure in {plural(judged, 'judged case')}"
     )
-    started = sorted(plain(record.started, limit=40).replace("T", " ").removesuffix("Z") for record in records)
+    started = sorted(
+        plain(record.started, limit=40).replace("T", " ").removesuffix("Z").removesuffix("+00:00") for record in records
+    )
     spent = sum(sum(to_json(record.phases).values()) for record in records)
     facts = [*_facts("run: ", run), ("seeds", _seeds(records)), _alarms(records, len(tests)), *_environment(records)]
     return Headline(
@@ -96,8 +99,8 @@ def power_headline(results: PowerResults) -> Headline:
     return Headline(
         sentence=power_sentence(results),
         good=not results.alarms,
-        scope=f"The judge on bugs that really happened, seeded into {plural(len(operations), 'operation')}, and on their "
-        f"healthy twins; {number(results.seconds)} s.",
+        scope=f"The judge on bugs that really happened, seeded into {plural(len(operations), 'operation')}, and on "
+        f"their healthy twins; {number(results.seconds)} s.",
         totals={},
         failing=[],
         facts=facts,
@@ -107,14 +110,15 @@ def power_headline(results: PowerResults) -> Headline:
 
 
 _KEY_FACTS = {
-    "device_name": "device", "run: profile": "profile", "seeds": "seeds", "commit": "commit", "dirty": "checkout changed",
-    "versions torch": "torch", "versions triton": "triton", "driver": "driver", "threads": "threads",
+    "device_name": "device", "run: profile": "profile", "seeds": "seeds", "commit": "commit",
+    "dirty": "changed since", "versions torch": "torch", "versions triton": "triton", "driver": "driver",
+    "threads": "threads",
 }  # fmt: skip
 
 
 def _key_facts(facts: Sequence[tuple[str, str]], power: PowerResults | None) -> list[tuple[str, str]]:
     known = dict(facts)
-    chosen = [(label, known[name]) for name, label in _KEY_FACTS.items() if name in known]
+    chosen = [(label, known[name]) for name, label in _KEY_FACTS.items() if known.get(name, "false") != "false"]
     short = [(label, value[:10] if label == "commit" else value) for label, value in chosen]
     alarms = [("false-alarm budget", f"{FALSE_ALARMS:g}")] if "false-alarm budget" in known else []
     return [*short, *alarms, *([("power", power_sentence(power))] if power else [])]

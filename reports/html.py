@@ -63,9 +63,7 @@ def html_text(first: Headline, frames: Mapping[str, pd.DataFrame], records: Sequ
     )
 
 
-def _data(
-    tables: Mapping[str, Table], frames: Mapping[str, pd.DataFrame], records: Sequence[Record]
-) -> dict[str, Any]:
+def _data(tables: Mapping[str, Table], frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> dict[str, Any]:
     shown = {name: table_data(table) for name, table in tables.items() if table.rows}
     cases = case_table(records) if records else None
     return {"tables": shown, "cases": cases, "speed": speed_points(frames["speed"])}

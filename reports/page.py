@@ -24,7 +24,17 @@ from reports.headings import HEADINGS
 from reports.tables import failure_table, open_records
 from reports.text import plain
 
-__all__ = ["ROWS_SHOWN", "Failure", "Table", "anchor", "build_tables", "case_table", "failure_anchor", "speed_points", "table_data"]
+__all__ = [
+    "ROWS_SHOWN",
+    "Failure",
+    "Table",
+    "anchor",
+    "build_tables",
+    "case_table",
+    "failure_anchor",
+    "speed_points",
+    "table_data",
+]
 
 ROWS_SHOWN = 1_500
 """Rows of a table on the page; the CSV file holds all of them."""
@@ -120,7 +130,7 @@ def build_tables(frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) 
 def table_data(table: Table) -> dict[str, Any]:
     """Returns a table for the page's script: columns of packed values."""
     heading = HEADINGS[table.name]
-    data = {
+    data: dict[str, Any] = {
         "name": table.name, "title": heading.title, "columns": [[item.label, item.kind] for item in heading.columns],
         "anchors": [item.removeprefix(f"{table.name}-") for item in table.anchors],
         "values": [packed(column) for column in zip(*table.rows, strict=True)],
@@ -159,7 +169,7 @@ def case_table(records: Sequence[Record]) -> dict[str, Any]:
     shown = {failure_anchor(record) for record in open_records(records)[:ROWS_SHOWN]}
     anchors = _unique([anchor("cases", plain(record.candidate), plain(record.case_id)) for record in records])
     behind = [failure_anchor(record) for record in records]
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, list[Any]] = {
         "verdict": [record.verdict.value for record in records],
         "op": [plain(record.op, limit=NAME) for record in records],
         "candidate": [plain(record.candidate, limit=NAME) for record in records],
@@ -173,7 +183,8 @@ def case_table(records: Sequence[Record]) -> dict[str, Any]:
         "broken": [plain(",".join(record.broken), limit=LISTING) or None for record in records],
     }
     ratios = [_worst(record) for record in records]
-    columns |= {"ratio": [ratio for ratio, _ in ratios], "output": [output for _, output in ratios]}
+    columns["ratio"] = [ratio for ratio, _ in ratios]
+    columns["output"] = [output for _, output in ratios]
     return {
         "title": HEADINGS["cases"].title,
         "columns": [[item.label, item.kind] for item in HEADINGS["cases"].columns],
@@ -221,7 +232,9 @@ def _derived(name: str, row: dict[str, Any]) -> dict[str, Any]:
     if name == "certification":
         return row | {"verdict": "WITHIN" if row["within_limit"] else "BEYOND"}
     if name == "coverage":
-        return row | {"verdicts": ", ".join(f"{verdict} {row[verdict.value]}" for verdict in Verdict if row[verdict.value])}
+        return row | {
+            "verdicts": ", ".join(f"{verdict} {row[verdict.value]}" for verdict in Verdict if row[verdict.value])
+        }
     return row | {"per_case_ms": 1e3 * row["per_case_s"]} if name == "costs" else row
 
 
@@ -232,13 +245,13 @@ def _cells(row: Mapping[str, Any], sources: Sequence[str | tuple[str, str]]) -> 
     ]
 
 
-def _cell(value: Any, source: str) -> Any:
+def _cell(value: object, source: str) -> object:
     if not isinstance(value, str):
         return value
     return plain(value, limit=SENTENCE if source in {"reason", "what", "shape", "unchecked_outputs"} else 2 * NAME)
 
 
-def _interval(low: Any, high: Any) -> tuple[Any, Any] | None:
+def _interval(low: object, high: object) -> tuple[object, object] | None:
     return None if low is None or high is None else (low, high)
 
 

@@ -44,10 +44,12 @@ def _declined(records: Sequence[Record]) -> str:
     frame = unsupported_table(records)
     if frame.empty:
         return ""
-    counts = frame.groupby(["op", "reason"])["cases"].sum().sort_values(ascending=False)
+    counts: Counter[tuple[str, str]] = Counter()
+    for op, reason, cases in zip(frame["op"], frame["reason"], frame["cases"], strict=True):
+        counts[op, reason] += cases
     lines = ["## Unsupported", ""]
-    for (op, reason), count in list(counts.items())[:REASONS_SHOWN]:
-        lines.append(f"- {_text(str(op), limit=60)}, {count:,} cases: {_text(str(reason), limit=200)}")
+    for (op, reason), count in counts.most_common(REASONS_SHOWN):
+        lines.append(f"- {_text(op, limit=60)}, {count:,} cases: {_text(reason, limit=200)}")
     if len(counts) > REASONS_SHOWN:
         lines.append(f"- and {len(counts) - REASONS_SHOWN:,} more reasons in `unsupported.csv`")
     return "\n".join(lines)
@@ -61,7 +63,9 @@ def _speed(records: Sequence[Record]) -> str:
         return ""
     lines = ["## Speed", "", "| candidate | phase | times | median ratio to the baseline | baseline |"]
     lines.append("|---|---|---:|---:|---|")
-    groups = sorted(frame.groupby(["candidate", "phase", "baseline"]), key=lambda item: float(item[1]["ratio"].median()))
+    groups = sorted(
+        frame.groupby(["candidate", "phase", "baseline"]), key=lambda item: float(item[1]["ratio"].median())
+    )
     for names, group in groups[:FAILURES_SHOWN]:
         candidate, phase, baseline = (_text(str(name), limit=60) for name in names)
         ratio = number(float(group["ratio"].median()))
@@ -75,7 +79,9 @@ def _power(results: PowerResults) -> str:
     lines = [f"## Power\n\n{power_sentence(results)}.\n", "| rule | faults caught | false alarms |", "|---|---:|---:|"]
     for item in results.rules:
         share = percent(item.faults_caught / item.faults) if item.faults else MISSING
-        lines.append(f"| {_text(item.rule, limit=60)} | {share} % of {item.faults:,} | {item.alarms:,} of {item.healthy:,} |")
+        lines.append(
+            f"| {_text(item.rule, limit=60)} | {share} % of {item.faults:,} | {item.alarms:,} of {item.healthy:,} |"
+        )
     return "\n".join(lines)
 
 

@@ -115,7 +115,12 @@ def speed_table(records: Sequence[Record]) -> pd.DataFrame:
                 plain(beside.baseline), beside.ratio, beside.low, beside.high, plain(beside.verdict)
             )  # fmt: skip
             times = (timing.median_us, timing.low_us, timing.high_us, timing.repeats, timing.threads)
-            identity = (*_subject(record), plain(timing.phase), shape_summary(record, limit=400), length_of(record.case))
+            identity = (
+                *_subject(record),
+                plain(timing.phase),
+                shape_summary(record, limit=400),
+                length_of(record.case),
+            )
             rows.append((*identity, *times, *ratios, None, None, plain(record.case_id)))
     return _frame("speed", rows)
 

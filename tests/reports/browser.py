@@ -1,9 +1,9 @@
 """Chromium driven over its debugging pipe: JSON messages that end with a zero byte, the standard library alone."""
 
 import base64
+import fcntl
 import json
 import os
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,17 +30,17 @@ class Browser:
     """
 
     def __init__(self, chromium: str, profile: Path) -> None:
-        to_browser, ours = os.pipe()
-        theirs, from_browser = os.pipe()
-        # Chromium reads descriptor 3 and writes descriptor 4; a shell puts them there.
+        given, self._write = os.pipe()
+        self._read, taken = os.pipe()
+        # Chromium reads descriptor 3 and writes descriptor 4. High numbers first, so that neither overwrites the other.
+        low = [given, taken]
+        given, taken = (fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 20) for each in low)
+        nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (1, 2)]
+        pipes = [(os.POSIX_SPAWN_DUP2, given, 3), (os.POSIX_SPAWN_DUP2, taken, 4)]
         command = [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        wrapped = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
-        self._process = subprocess.Popen(
-            wrapped, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._write, self._read = ours, theirs
+        self._process = os.posix_spawn(chromium, command, os.environ, file_actions=[*nowhere, *pipes])
+        for each in (*low, given, taken):
+            os.close(each)
         os.set_blocking(self._read, False)
         self._buffer, self._last, self._session = b"", 0, ""
         self.requests: list[str] = []
@@ -88,7 +88,9 @@ class Browser:
 
     def look(self, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
         """Sets the size of the window and the theme of the system."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
 
     def open(self, address: str) -> None:
@@ -127,7 +129,7 @@ class Browser:
         finally:
             os.close(self._write)
             os.close(self._read)
-            self._process.wait(timeout=PATIENCE)
+            os.waitpid(self._process, 0)
 
     def __enter__(self) -> Self:
         """Returns itself."""
