@@ -101,6 +101,7 @@ const speedOptions = (points) => {
   const floors = drawn.filter((point) => point.floor_us > 0);
   const words = (point) => `${point.candidate}\n${point.op}, ${point.dtype}, ${point.phase}\n${figure(point.median_us)} µs (${figure(point.low_us)} to ${figure(point.high_us)})${point.share ? `\n${percent(point.share)} % of the ceiling` : ""}`;
   const roof = floors.length ? "Dashed: the roofline, the shortest time that bandwidth and matrix rate allow." : "The roofline needs the measured ceilings of a GPU (python -m harness.gpu.benchmark).";
+  const sizes = [...new Set(drawn.map((point) => point.tokens))];
   const lines = (point) => `${point.candidate}|${point.phase}`;
   return {
     about: `Median time of one call, ${plural(drawn.length, "time")}; filled: forward, hollow: with gradients. ${roof}`,
@@ -110,7 +111,7 @@ const speedOptions = (points) => {
     draw: (width) =>
       Plot.plot(look(width, {
         height: 300, marginLeft: 56, marginBottom: 38, marginTop: 22,
-        x: { type: "log", base: 2, label: "query tokens →", tickFormat: lengthTick, ticks: Math.min(8, width / 60), domain: [d3.min(drawn, (p) => p.tokens) / 1.4, d3.max(drawn, (p) => p.tokens) * 1.4] },
+        x: { type: "log", base: 2, label: "query tokens →", tickFormat: lengthTick, ticks: sizes.length < 8 ? sizes : Math.min(8, width / 60), domain: [d3.min(drawn, (p) => p.tokens) / 1.4, d3.max(drawn, (p) => p.tokens) * 1.4] },
         y: { type: "log", label: "↑ median, µs", grid: true, ticks: 5, tickFormat: (us) => (us >= 1 ? d3.format(",")(us) : String(us)) },
         ...dtypeScales(new Set(drawn.map((point) => point.dtype))),
         marks: [
