@@ -4,12 +4,24 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from harness.codec import to_json
 from harness.records import Aggregate, Judgement, Record, Verdict
 from reports.text import number, percent, place, plain
 
-__all__ = ["case_json", "dtype_of", "explain", "gravest_judgement", "ratio_gravity", "reproduction", "shape_summary"]
+__all__ = [
+    "case_json",
+    "dtype_of",
+    "explain",
+    "gravest_judgement",
+    "length_of",
+    "quoted",
+    "ratio_gravity",
+    "reproduction",
+    "settings_summary",
+    "shape_summary",
+]
 
 _NOT_SHAPE = frozenset({"op", "schema", "seed", "dtype"})
 
@@ -21,8 +33,21 @@ def case_json(record: Record) -> str:
 
 def reproduction(record: Record) -> str:
     """Returns the shell command that runs the record's case on its candidate again."""
-    relations = f" --relations {shlex.quote(','.join(record.broken))}" if record.broken else ""
-    return f"attest replay {shlex.quote(case_json(record))} --candidate {shlex.quote(record.candidate)}{relations}"
+    relations = f" --relations {quoted(','.join(record.broken))}" if record.broken else ""
+    return f"attest replay {quoted(case_json(record))} --candidate {quoted(record.candidate)}{relations}"
+
+
+def quoted(text: str) -> str:
+    """Returns a text as one word of a shell command."""
+    return shlex.quote(text)
+
+
+def length_of(case: Mapping[str, Any]) -> int | None:
+    """Returns the number of query tokens; that of all sequences together where they are packed."""
+    length = case.get("query_tokens", case.get("tokens"))
+    if length is None and isinstance(case.get("query_lengths"), list | tuple):
+        length = sum(item for item in case["query_lengths"] if isinstance(item, int))
+    return length if isinstance(length, int) else None
 
 
 def dtype_of(record: Record) -> str:
@@ -32,7 +57,12 @@ def dtype_of(record: Record) -> str:
 
 def shape_summary(record: Record, *, limit: int = 160) -> str:
     """Returns what the case says besides operation, dtype and seed: ``"batch 2, tokens 64, causal yes"``."""
-    return plain(", ".join(_settings(record.case)), limit=limit)
+    return settings_summary(record.case, limit=limit)
+
+
+def settings_summary(case: Mapping[str, Any], *, limit: int = 160) -> str:
+    """Returns the same of a case that is plain data."""
+    return plain(", ".join(_settings(case)), limit=limit)
 
 
 def _settings(settings: Mapping[str, object]) -> Iterator[str]:

@@ -8,15 +8,13 @@ from typing import Any
 
 from harness.alarms import CAPACITY, FALSE_ALARMS, PER_TEST
 from harness.codec import to_json
-from harness.pool import failing, pooled
-from harness.records import Phases, Record, Verdict
-from reports.explain import dtype_of
+from harness.pool import Pooled, failing, pooled
+from harness.power_results import PowerResults
+from harness.records import Record, Verdict
+from reports.power_tables import power_sentence
 from reports.text import number, plain, plural
 
-__all__ = ["Headline", "MapCell", "headline", "phase_shares", "verdict_map"]
-
-
-_DTYPES = ("float64", "float32", "bfloat16", "float16")
+__all__ = ["Headline", "headline", "power_headline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,8 @@ class Headline:
         totals: number of cases of each verdict that occurred.
         failing: number of failing cases of each (operation, candidate), the most first.
         facts: settings, environment, versions and seeds as (name, value).
-        key_facts: the first short ones of them.
+        key_facts: those that a reader looks for first.
+        beyond: sentences of the tests over the whole campaign that failed.
     """
 
     sentence: str
@@ -40,19 +39,21 @@ class Headline:
     failing: Sequence[tuple[str, str, int]]
     facts: Sequence[tuple[str, str]]
     key_facts: Sequence[tuple[str, str]]
+    beyond: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapCell:
-    """One candidate in a field of the verdict map: number of cases of each verdict, the gravest first."""
+def headline(
+    records: Sequence[Record], run: Mapping[str, Any], power: PowerResults | None = None, *,
+    tests: Sequence[Pooled] | None = None,
+) -> Headline:  # fmt: skip
+    """Returns the first lines of a report on records.
 
-    candidate: str
-    verdict: Verdict
-    totals: Mapping[Verdict, int]
-
-
-def headline(records: Sequence[Record], run: Mapping[str, Any]) -> Headline:
-    """Returns the first lines of a report on the records of a run with these settings."""
+    Args:
+        records: at least one.
+        run: settings of the run.
+        power: score of the judge, where it is joined.
+        tests: the pooled tests of the records, where they are known already.
+    """
     counts = Counter(record.verdict for record in records)
     failing_cases = Counter(
         (plain(record.op, limit=60), plain(record.candidate, limit=60))
@@ -60,7 +61,7 @@ def headline(records: Sequence[Record], run: Mapping[str, Any]) -> Headline:
         if record.verdict.is_failure
     )
     failures = sum(failing_cases.values())
-    tests = pooled(records)
+    tests = pooled(records) if tests is None else tests
     beyond = failing(tests)
     kernels = {(record.op, record.candidate) for record in records}
     judged = sum(bool(record.judgements) for record in records)
@@ -72,7 +73,9 @@ def headline(records: Sequence[Record], run: Mapping[str, Any]) -> Headline:
         if beyond
         else f"No failure in {plural(judged, 'judged case')}"
     )
-    started = sorted(plain(record.started, limit=40).replace("T", " ").removesuffix("Z") for record in records)
+    started = sorted(
+        plain(record.started, limit=40).replace("T", " ").removesuffix("Z").removesuffix("+00:00") for record in records
+    )
     spent = sum(sum(to_json(record.phases).values()) for record in records)
     facts = [*_facts("run: ", run), ("seeds", _seeds(records)), _alarms(records, len(tests)), *_environment(records)]
     return Headline(
@@ -84,8 +87,41 @@ def headline(records: Sequence[Record], run: Mapping[str, Any]) -> Headline:
         totals={verdict: counts[verdict] for verdict in Verdict if counts[verdict]},
         failing=[(op, candidate, count) for (op, candidate), count in failing_cases.most_common(12)],
         facts=facts,
-        key_facts=[(name, value) for name, value in facts if len(name) <= 24 and len(value) <= 24][:10],
+        key_facts=_key_facts(facts, power),
+        beyond=[plain(test.sentence, limit=300) for each in beyond.values() for test in each],
     )
+
+
+def power_headline(results: PowerResults) -> Headline:
+    """Returns the first lines of a report on a score of the judge alone."""
+    facts = [*_facts("run: ", results.asked), *_facts("", results.environment)]
+    operations = {item.op for item in results.faults}
+    return Headline(
+        sentence=power_sentence(results),
+        good=not results.alarms,
+        scope=f"The judge on bugs that really happened, seeded into {plural(len(operations), 'operation')}, and on "
+        f"their healthy twins; {number(results.seconds)} s.",
+        totals={},
+        failing=[],
+        facts=facts,
+        key_facts=_key_facts(facts, results),
+        beyond=[plain(sentence, limit=300) for sentence in results.alarms],
+    )
+
+
+_KEY_FACTS = {
+    "device_name": "device", "run: profile": "profile", "seeds": "seeds", "commit": "commit",
+    "dirty": "changed since", "versions torch": "torch", "versions triton": "triton", "driver": "driver",
+    "threads": "threads",
+}  # fmt: skip
+
+
+def _key_facts(facts: Sequence[tuple[str, str]], power: PowerResults | None) -> list[tuple[str, str]]:
+    known = dict(facts)
+    chosen = [(label, known[name]) for name, label in _KEY_FACTS.items() if known.get(name, "false") != "false"]
+    short = [(label, value[:10] if label == "commit" else value) for label, value in chosen]
+    alarms = [("false-alarm budget", f"{FALSE_ALARMS:g}")] if "false-alarm budget" in known else []
+    return [*short, *alarms, *([("power", power_sentence(power))] if power else [])]
 
 
 def _alarms(records: Sequence[Record], tests: int) -> tuple[str, str]:
@@ -96,39 +132,6 @@ def _alarms(records: Sequence[Record], tests: int) -> tuple[str, str]:
         f"(paid for: {CAPACITY:,}), {plural(tests, 'pooled test')} share the other half"
     )
     return "false-alarm budget", text
-
-
-def verdict_map(records: Sequence[Record]) -> tuple[list[str], dict[str, dict[str, list[MapCell]]]]:
-    """Returns the dtypes that occur and, for each operation and dtype, how every candidate did.
-
-    The verdict of a field is the gravest of the cases that the candidate supports.
-    """
-    groups: dict[str, dict[str, dict[str, Counter[Verdict]]]] = {}
-    for record in records:
-        row = groups.setdefault(plain(record.op), {}).setdefault(plain(dtype_of(record)), {})
-        row.setdefault(plain(record.candidate), Counter())[record.verdict] += 1
-    seen = {dtype for row in groups.values() for dtype in row}
-    dtypes = [dtype for dtype in _DTYPES if dtype in seen] + sorted(seen - set(_DTYPES))
-    fields = {
-        op: {dtype: [_map_cell(*entry) for entry in sorted(field.items())] for dtype, field in row.items()}
-        for op, row in sorted(groups.items())
-    }
-    return dtypes, fields
-
-
-def phase_shares(records: Sequence[Record]) -> list[tuple[str, float]]:
-    """Returns the share of the judged cases' time that each phase took, as (name, share); empty without times."""
-    judged = [record.phases for record in records if record.judgements]
-    names = list(to_json(Phases()))
-    seconds = {name: sum(getattr(phases, name) for phases in judged) for name in names}
-    total = sum(seconds.values())
-    return [(name.removesuffix("_s"), part / total) for name, part in seconds.items()] if total > 0 else []
-
-
-def _map_cell(candidate: str, counts: Counter[Verdict]) -> MapCell:
-    gravest_first = [verdict for verdict in reversed(Verdict) if counts[verdict]]
-    ordered = sorted(gravest_first, key=lambda verdict: verdict is Verdict.UNSUPPORTED)
-    return MapCell(candidate=candidate, verdict=ordered[0], totals={verdict: counts[verdict] for verdict in ordered})
 
 
 def _environment(records: Sequence[Record]) -> list[tuple[str, str]]:

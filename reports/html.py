@@ -1,4 +1,4 @@
-"""The page: one HTML file that opens without a network, rendered from plain data by one template."""
+"""The page: one HTML file that opens without a network. A template frames it, a script fills it from plain data."""
 
 import base64
 import hashlib
@@ -10,21 +10,26 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.records import Record
-from reports.headline import headline, phase_shares, verdict_map
-from reports.page import anchor, build_tables
-from reports.plots import plots_available, ratio_plots
-from reports.text import number, percent, plain, tone
+from reports.compact import page_json
+from reports.headings import HEADINGS
+from reports.headline import Headline
+from reports.page import Table, build_tables, case_table, speed_points, table_data
+from reports.text import plain, tone
 
 __all__ = ["html_text"]
 
-TEMPLATES = Path(__file__).parent / "templates"
+ROOM = Path(__file__).parent
+TEMPLATES, VENDOR = ROOM / "templates", ROOM / "vendor"
+LIBRARIES = ("d3.min.js", "plot.min.js")
+SCRIPTS = ("data.js", "cells.js", "rows.js", "table.js", "cases.js", "chart.js", "plots.js", "heatmap.js", "page.js")
+"""Joined in this order into one function, so that they share their names and nothing else does."""
 
 
-def html_text(records: Sequence[Record], frames: Mapping[str, pd.DataFrame], run: Mapping[str, Any]) -> str:
+def html_text(first: Headline, frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> str:
     """Returns the page.
 
     Its content security policy allows no request and no script but its own, so that what a record says stays text
-    even if it were taken for markup.
+    even if it were taken for markup. The data are JSON in an element that is never executed.
 
     Raises:
         UsageError: jinja2 is missing.
@@ -41,25 +46,33 @@ def html_text(records: Sequence[Record], frames: Mapping[str, pd.DataFrame], run
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    spreads, growths = ratio_plots(records) if plots_available() else ([], [])
-    dtypes, fields = verdict_map(records)
+    tables = build_tables(frames, records)
+    scripts = [_read(VENDOR / name) for name in LIBRARIES] + [_script()]
     return environment.get_template("report.html.j2").render(
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        markup=Markup,
-        first=headline(records, run),
-        tables=build_tables(frames, records),
-        dtypes=dtypes,
-        fields=fields,
-        shares=phase_shares(records),
-        plots_available=plots_available(),
-        spreads=spreads,
-        growths=growths,
-        anchor=anchor,
-        number=number,
-        percent=percent,
+        style=Markup(_read(TEMPLATES / "report.css")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        data=Markup(page_json(_data(tables, frames, records))),
+        first=first,
+        headings=HEADINGS,
+        tables=tables,
+        has_records=bool(records),
+        case_count=len(records),
         plain=plain,
         tone=tone,
     )
+
+
+def _data(tables: Mapping[str, Table], frames: Mapping[str, pd.DataFrame], records: Sequence[Record]) -> dict[str, Any]:
+    shown = {name: table_data(table) for name, table in tables.items() if table.rows}
+    cases = case_table(records) if records else None
+    return {"tables": shown, "cases": cases, "speed": speed_points(frames["speed"])}
+
+
+def _script() -> str:
+    parts = "\n".join(_read(TEMPLATES / "script" / name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -2,27 +2,87 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from harness.power_results import PowerResults
 from harness.records import Record, Verdict
+from reports.declined import unsupported_table
 from reports.explain import dtype_of, gravest_judgement, ratio_gravity, reproduction
-from reports.headline import headline
-from reports.tables import open_records
-from reports.text import number, plain
+from reports.headline import Headline, power_headline
+from reports.power_tables import power_sentence
+from reports.tables import open_records, speed_table
+from reports.text import MISSING, number, percent, plain
 
-__all__ = ["summary_text"]
+__all__ = ["power_text", "summary_text"]
 
 FAILURES_SHOWN = 20
+REASONS_SHOWN = 12
 
 
-def summary_text(records: Sequence[Record], run: Mapping[str, Any]) -> str:
+def summary_text(records: Sequence[Record], first: Headline, power: PowerResults | None = None) -> str:
     """Returns the summary as Markdown; nothing that a record says is read as markup."""
-    first = headline(records, run)
     totals = ", ".join(f"{count:,} {verdict}" for verdict, count in first.totals.items())
-    parts = [f"# {first.sentence}", first.scope, f"Verdicts: {totals}.", _per_op(records), _failures(records)]
+    parts = [f"# {first.sentence}", first.scope, f"Verdicts: {totals}."]
+    parts += [f"- over the whole campaign: {_text(sentence, limit=300)}" for sentence in first.beyond[:FAILURES_SHOWN]]
+    parts += [_per_op(records), _failures(records), _declined(records), _speed(records)]
+    parts += [_power(power)] if power else []
+    return "\n\n".join([*filter(None, parts), *_environment(first)]) + "\n"
+
+
+def power_text(results: PowerResults) -> str:
+    """Returns the summary of a score of the judge alone."""
+    first = power_headline(results)
+    return "\n\n".join([f"# {first.sentence}", first.scope, _power(results), *_environment(first)]) + "\n"
+
+
+def _environment(first: Headline) -> list[str]:
     facts = "\n".join(f"- {_text(name, limit=60)}: {_text(value, limit=200)}" for name, value in first.facts)
-    return "\n\n".join([*parts, "## Environment", facts]) + "\n"
+    return ["## Environment", facts]
+
+
+def _declined(records: Sequence[Record]) -> str:
+    frame = unsupported_table(records)
+    if frame.empty:
+        return ""
+    counts: Counter[tuple[str, str]] = Counter()
+    for op, reason, cases in zip(frame["op"], frame["reason"], frame["cases"], strict=True):
+        counts[op, reason] += cases
+    lines = ["## Unsupported", ""]
+    for (op, reason), count in counts.most_common(REASONS_SHOWN):
+        lines.append(f"- {_text(op, limit=60)}, {count:,} cases: {_text(reason, limit=200)}")
+    if len(counts) > REASONS_SHOWN:
+        lines.append(f"- and {len(counts) - REASONS_SHOWN:,} more reasons in `unsupported.csv`")
+    return "\n".join(lines)
+
+
+def _speed(records: Sequence[Record]) -> str:
+    """Returns how the times compare, per candidate and phase; every time is in the CSV file."""
+    frame = speed_table(records)
+    frame = frame[frame["ratio"].notna()]
+    if frame.empty:
+        return ""
+    lines = ["## Speed", "", "| candidate | phase | times | median ratio to the baseline | baseline |"]
+    lines.append("|---|---|---:|---:|---|")
+    groups = sorted(
+        frame.groupby(["candidate", "phase", "baseline"]), key=lambda item: float(item[1]["ratio"].median())
+    )
+    for names, group in groups[:FAILURES_SHOWN]:
+        candidate, phase, baseline = (_text(str(name), limit=60) for name in names)
+        ratio = number(float(group["ratio"].median()))
+        lines.append(f"| {candidate} | {phase} | {len(group):,} | {ratio} | {baseline} |")
+    if len(groups) > FAILURES_SHOWN:
+        lines += ["", f"and {len(groups) - FAILURES_SHOWN:,} more in `speed.csv`"]
+    return "\n".join(lines)
+
+
+def _power(results: PowerResults) -> str:
+    lines = [f"## Power\n\n{power_sentence(results)}.\n", "| rule | faults caught | false alarms |", "|---|---:|---:|"]
+    for item in results.rules:
+        share = percent(item.faults_caught / item.faults) if item.faults else MISSING
+        lines.append(
+            f"| {_text(item.rule, limit=60)} | {share} % of {item.faults:,} | {item.alarms:,} of {item.healthy:,} |"
+        )
+    return "\n".join(lines)
 
 
 def _per_op(records: Sequence[Record]) -> str:

@@ -9,17 +9,19 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from statistics import NormalDist
 from typing import TypeVar
 
 import pandas as pd
 
-from harness.pool import pooled
+from harness.pool import Pooled
 from harness.records import Aggregate, Certificate, Judgement, Phases, Record, Verdict, worst_verdict
 from reports.explain import (
     case_json,
     dtype_of,
     explain,
     gravest_judgement,
+    length_of,
     ratio_gravity,
     reproduction,
     shape_summary,
@@ -46,10 +48,10 @@ _SHARES = tuple(f"{name.removesuffix('_s')}_share" for name in _PHASES)
 
 _COLUMNS = {
     "errors": "op candidate dtype output cases verdict verdicts worst_ratio worst_case_id worst_where median_ratio "
-    "worst_gain worst_gain_limit rms_ratio smallest_gain_caught median_gain_caught smallest_element_caught "
-    "median_element_caught",
-    "speed": "op candidate dtype phase shape median_us low_us high_us repeats threads baseline ratio ratio_low "
-    "ratio_high verdict case_id",
+    "worst_gain worst_gain_low worst_gain_high worst_gain_limit rms_ratio smallest_gain_caught median_gain_caught "
+    "smallest_element_caught median_element_caught",
+    "speed": "op candidate dtype phase shape tokens median_us low_us high_us repeats threads baseline ratio ratio_low "
+    "ratio_high verdict floor_us share case_id",
     "failures": "op candidate dtype verdict is_failure reason output max_ratio max_error where actual expected bound "
     "rms_ratio case_id seed started case reproduction explanation traceback",
     "coverage": f"op candidate dtype cases judged verdict {' '.join(Verdict)} unsupported_reasons unchecked_outputs",
@@ -89,12 +91,18 @@ def _error_cells(group: Sequence[tuple[Record, Judgement]]) -> tuple[object, ...
         None if record is None else plain(record.case_id),
         None if judged is None else place(judged.worst_index),
         _median([item[0] for item in measured]),
-        None if gain is None else gain.value,
+        *((None,) * 3 if gain is None else _interval(gain)),
         None if gain is None else gain.limit,
         _largest([judged.rms_ratio for judged in judgements]),
         *_caught([judged.smallest_gain for judged in judgements]),
         *_caught([judged.smallest_element for judged in judgements]),
     )
+
+
+def _interval(gain: Aggregate) -> tuple[float, float, float]:
+    """Returns a gain with its interval of 99 %."""
+    half = NormalDist().inv_cdf(0.995) * gain.error
+    return gain.value, gain.value - half, gain.value + half
 
 
 def speed_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -107,8 +115,13 @@ def speed_table(records: Sequence[Record]) -> pd.DataFrame:
                 plain(beside.baseline), beside.ratio, beside.low, beside.high, plain(beside.verdict)
             )  # fmt: skip
             times = (timing.median_us, timing.low_us, timing.high_us, timing.repeats, timing.threads)
-            identity = (*_subject(record), plain(timing.phase), shape_summary(record, limit=400))
-            rows.append((*identity, *times, *ratios, plain(record.case_id)))
+            identity = (
+                *_subject(record),
+                plain(timing.phase),
+                shape_summary(record, limit=400),
+                length_of(record.case),
+            )
+            rows.append((*identity, *times, *ratios, None, None, plain(record.case_id)))
     return _frame("speed", rows)
 
 
@@ -190,12 +203,12 @@ def relation_table(records: Sequence[Record]) -> pd.DataFrame:
     return _frame("relations", rows)
 
 
-def pooled_table(records: Sequence[Record]) -> pd.DataFrame:
+def pooled_table(tests: Sequence[Pooled]) -> pd.DataFrame:
     """Returns the tests that pool all cases, the one closest to its limit first; gains are relative, 0.01 = 1 %."""
     rows = [
         (plain(item.op), plain(item.candidate), plain(item.dtype), plain(item.output), plain(item.test), item.cases,
          item.verdict.value, item.value, item.limit, item.error, item.excess)
-        for item in sorted(pooled(records), key=lambda item: -item.excess)
+        for item in sorted(tests, key=lambda item: -item.excess)
     ]  # fmt: skip
     return _frame("pooled", rows)
 

@@ -1,4 +1,4 @@
-"""A store's report: one page, the tables behind it as CSV, a summary in Markdown and JUnit XML."""
+"""A folder's report: one page, the tables behind it as CSV, a summary in Markdown and JUnit XML."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,17 @@ from pathlib import Path
 import pandas as pd
 
 from harness.errors import TestbenchError, UsageError
+from harness.pool import Pooled, pooled
+from harness.power_results import PowerResults, has_power, read_power
 from harness.records import Certificate, Record
-from harness.store import read_certificates, read_records, read_run
+from harness.store import has_records, read_certificates, read_records, read_run
+from reports.benchmark import benchmark_table, has_benchmark
+from reports.declined import unsupported_table
+from reports.headline import headline, power_headline
 from reports.html import html_text
 from reports.junit import junit_text
-from reports.summary import summary_text
+from reports.power_tables import power_tables
+from reports.summary import power_text, summary_text
 from reports.tables import (
     certification_table,
     cost_table,
@@ -25,41 +31,63 @@ from reports.tables import (
 __all__ = ["write_report"]
 
 
-def write_report(folder: Path) -> Path:
-    """Writes ``report/`` into the folder of a store and returns the path of its page.
+def write_report(folder: Path, *, power: Path | None = None) -> Path:
+    """Writes ``report/`` into the folder of a run and returns the path of its page.
 
-    The files are ``index.html``, ``errors.csv``, ``speed.csv``, ``failures.csv``, ``pooled.csv``, ``coverage.csv``,
-    ``relations.csv``, ``costs.csv``, ``certification.csv``, ``summary.md`` and ``junit.xml``. Without matplotlib the
-    page has no plots and says so.
+    The files are ``index.html``, ``summary.md``, ``junit.xml`` and a CSV file per table. A folder of ``attest power``
+    has a page as well, without what only records have.
+
+    Args:
+        folder: of a run, or of ``attest power``.
+        power: folder of ``attest power`` whose results join those of the run; by default the folder's own, if any.
 
     Raises:
-        UsageError: the folder holds no store or no record, or jinja2 is missing (extra ``attest[report]``).
+        UsageError: the folder holds no record and no power, or jinja2 is missing (extra ``attest[report]``).
         TestbenchError: the folder cannot be written.
     """
-    records = list(read_records(folder))
-    if not records:
+    results = read_power(power or folder) if power or has_power(folder) else None
+    alone = results is not None and not has_records(folder)
+    records = [] if alone else list(read_records(folder))
+    if not records and results is None:
         raise UsageError(f"store: got {str(folder)!r} without a single record, expected at least one to report on")
     run = read_run(folder) if (folder / "run.json").is_file() else {}
-    frames = _frames(records, read_certificates(folder))
-    texts = {
-        "index.html": html_text(records, frames, run),
-        **{f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()},
-        "summary.md": summary_text(records, run),
-        "junit.xml": junit_text(records),
-    }
-    return _write(folder / "report", texts) / "index.html"
+    tests = pooled(records)
+    frames = _frames(folder, records, tests, read_certificates(folder), results)
+    if results is not None and not records:
+        texts = {"index.html": html_text(power_headline(results), frames, []), "summary.md": power_text(results)}
+    else:
+        first = headline(records, run, results, tests=tests)
+        texts = {
+            "index.html": html_text(first, frames, records),
+            "summary.md": summary_text(records, first, results),
+            "junit.xml": junit_text(records),
+        }
+    tables = {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()}
+    return _write(folder / "report", {**texts, **tables}) / "index.html"
 
 
-def _frames(records: Sequence[Record], certificates: Sequence[Certificate]) -> dict[str, pd.DataFrame]:
+def _frames(
+    folder: Path,
+    records: Sequence[Record],
+    tests: Sequence[Pooled],
+    certificates: Sequence[Certificate],
+    results: PowerResults | None,
+) -> dict[str, pd.DataFrame]:
+    speed = speed_table(records)
+    if has_benchmark(folder):
+        timed = benchmark_table(folder, list(speed.columns))
+        speed = timed if speed.empty else pd.concat([speed, timed], ignore_index=True)
     return {
         "failures": failure_table(records),
         "errors": error_table(records),
-        "pooled": pooled_table(records),
+        "speed": speed,
+        "pooled": pooled_table(tests),
         "relations": relation_table(records),
-        "speed": speed_table(records),
         "coverage": coverage_table(records),
-        "costs": cost_table(records),
+        "unsupported": unsupported_table(records),
         "certification": certification_table(certificates),
+        "costs": cost_table(records),
+        **(power_tables(results) if results else {}),
     }
 
 

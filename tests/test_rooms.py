@@ -56,9 +56,7 @@ RULES = (
         others=("torch",),
     ),
     Rule(modules=("harness",), ours=("harness", "reference", "optimized.candidate"), others=None, never=ROOF),
-    Rule(
-        modules=("reports",), ours=("reports", *LEAVES), others=("jinja2", "markupsafe", "matplotlib", "pandas", "rich")
-    ),
+    Rule(modules=("reports",), ours=("reports", *LEAVES), others=("jinja2", "markupsafe", "pandas", "rich")),
 )
 
 

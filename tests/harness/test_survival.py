@@ -178,7 +178,7 @@ def test_a_full_disk_is_a_sentence_and_exit_code_3(
 def test_no_space_anywhere_is_a_sentence_and_exit_code_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    def full(_: object) -> None:
+    def full(_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "somewhere/index.html")
 
     monkeypatch.setattr("harness.cli.report.write_report", full)

@@ -1,71 +1,149 @@
-"""The page in a browser: links into tables, sorting and filtering work, and the policy lets its script run."""
+"""The page in headless Chromium: no request, no complaint; it sorts, filters and follows links; pictures are kept."""
 
-import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.power_results import write_power
+from harness.records import Comparison, Timing, Verdict
+from reports.explain import reproduction
 from reports.write import write_report
-from tests.reports.samples import failure, record, store
+from tests.benchmarks.report_cost import many_records
+from tests.reports.browser import Browser
+from tests.reports.samples import HOSTILE, failure, record, store, unsupported
+from tests.reports.test_gate import results
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=3000",
-)  # fmt: skip
+INTERACTIVE_S = 2.0
+"""Longest time until the page of 5,000 records can be used."""
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("chromium is not installed: the page is checked by the parser only")
-    return path
+    with Browser(path, tmp_path_factory.mktemp("profile")) as opened:
+        opened.look()
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = [failure(case_id=f"case{ratio}", max_ratio=ratio) for ratio in (2.0, 300.0, 10.0)]
-    return write_report(store(tmp_path_factory.mktemp("store"), [*records, record(op="rope", candidate="eager")]))
+    beside = Comparison(baseline="eager", ratio=0.5, low=0.25, high=0.75, verdict="FASTER")
+    timing = Timing(phase="forward", median_us=8.0, low_us=7.0, high_us=9.0, repeats=30, threads=1, comparison=beside)
+    failures = [failure(case_id=f"case{ratio}", max_ratio=ratio) for ratio in (2.0, 300.0, 10.0)]
+    others = [
+        record(op="rope", candidate="it's eager", tokens=2**n, case_id=f"p{n}", timings=[timing]) for n in range(6)
+    ]
+    folder = tmp_path_factory.mktemp("run")
+    write_power(folder / "power", results())
+    return write_report(store(folder, [*failures, *others, unsupported()]), power=folder / "power")
 
 
-def opened(chromium: str, address: str, profile: Path) -> str:
-    """Returns the document as it stands after its scripts have run."""
-    command = [chromium, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", address]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-def after(page: Path, actions: str) -> str:
-    """Writes the page with actions appended and without the policy that would refuse them; returns its address."""
-    source = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text(encoding="utf-8"))
-    changed = page.with_name("changed.html")
-    changed.write_text(source.replace("</body>", f"<script>{actions}</script></body>"), encoding="utf-8")
-    return changed.as_uri()
-
-
-def failure_rows(document: str) -> list[str]:
-    return re.findall(r'<tr id="failures-[^>]*>.*?</tr>', document, flags=re.DOTALL)
-
-
-def test_a_link_to_a_failure_opens_its_explanation(chromium: str, page: Path, tmp_path: Path) -> None:
-    anchor = re.findall(r'id="(failures-[0-9a-f]+)"', page.read_text(encoding="utf-8"))[1]
-    rows = failure_rows(opened(chromium, f"{page.as_uri()}#{anchor}", tmp_path))
-    assert [('<details class="why" open' in row) for row in rows] == [False, True, False]
-
-
-def test_a_click_on_a_header_sorts_by_number(chromium: str, page: Path, tmp_path: Path) -> None:
-    click = 'document.querySelectorAll("#table-failures thead button")[5].click();'
-    document = opened(chromium, after(page, click), tmp_path)
-    ratios = [re.findall(r'class="n">([^<]*)<', row)[0] for row in failure_rows(document)]
-    assert ratios == ["300", "10.0", "2.00"]
-    assert 'aria-sort="descending"' in document
-
-
-def test_the_filter_hides_the_rows_that_lack_a_word(chromium: str, page: Path, tmp_path: Path) -> None:
-    fill = (
-        'const box = document.querySelector("[data-for=table-errors] input"); box.value = "ROPE pass";'
-        'box.dispatchEvent(new Event("input"));'
+def rows(browser: Browser, table: str, column: int) -> list[str]:
+    found = browser.value(
+        f"[...document.querySelectorAll('#table-{table} tbody tr')].map(r => r.cells[{column}]?.innerText)"
     )
-    document = opened(chromium, after(page, fill), tmp_path)
-    assert "1 of 2 rows" in document
+    return [str(text).strip() for text in found]
+
+
+def test_the_page_loads_without_a_request_or_a_complaint(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    browser.value("document.getElementById('environment').scrollIntoView()")
+    assert (browser.requests, browser.complaints) == ([page.as_uri()], [])
+
+
+def test_a_complaint_of_a_page_is_heard(browser: Browser, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<img src='http://127.0.0.1:9/x'><script>document.documentElement.dataset.ready=1;x.y</script>")
+    browser.open(bad.as_uri())
+    assert browser.complaints
+    assert len(browser.requests) == 2
+
+
+def test_a_click_on_a_header_sorts_by_number_and_says_so(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    button = "document.querySelectorAll('#table-failures thead button')[5]"
+    browser.value(f"{button}.click()")
+    assert rows(browser, "failures", 5) == ["300", "10.0", "2.00"]
+    assert browser.value(f"{button}.closest('th').getAttribute('aria-sort')") == "descending"
+    browser.value(f"{button}.focus()")
+    browser.press("Enter")
+    assert rows(browser, "failures", 5) == ["2.00", "10.0", "300"]
+
+
+def test_the_filter_keeps_the_rows_that_have_every_word(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    browser.value(
+        "(() => { const box = document.querySelector('#errors input'); box.value = 'ROPE pass';"
+        "box.dispatchEvent(new Event('input')); })()"
+    )
+    assert rows(browser, "errors", 1) == ["it's eager"]
+    assert browser.value("document.querySelector('#errors output').textContent") == "1 of 2 rows"
+
+
+def test_a_link_to_a_failure_opens_and_marks_its_row(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    anchor = browser.value("document.querySelectorAll('#table-failures tbody tr')[1].id")
+    browser.open(f"{page.as_uri()}#{anchor}")
+    assert browser.value("[...document.querySelectorAll('tr.target')].map(r => r.id)") == [anchor]
+    assert "attest replay" in browser.value(f"document.getElementById('{anchor}-details').innerText")
+
+
+def test_a_link_into_a_folded_part_opens_it_and_gives_the_command_that_python_gives(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page.as_uri())
+    assert browser.value("document.querySelector('#cases details').open") is False
+    anchor = browser.value("`cases-${JSON.parse(document.getElementById('data').textContent).cases.anchors[3]}`")
+    browser.value(f"void (location.hash = '{anchor}')")
+    browser.value("new Promise(done => setTimeout(done, 200))")
+    assert browser.value("document.querySelector('#cases details').open") is True
+    command = browser.value(f"document.querySelector('#{anchor}-details pre').textContent")
+    assert command == reproduction(record(op="rope", candidate="it's eager", tokens=1))
+
+
+def test_plots_are_drawn_and_can_be_read_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    browser.value("document.getElementById('plots').scrollIntoView()")
+    browser.value("new Promise(done => setTimeout(done, 300))")
+    assert browser.value("document.querySelectorAll('#plots .stage svg').length") == 3
+    browser.value("document.querySelector('.growth .stage').focus()")
+    browser.press("ArrowRight")
+    assert "of the tolerance" in browser.value("document.getElementById('said').textContent")
+    assert "11 declined" not in browser.value("document.querySelector('.map').innerText")
+    assert "3 fail, 1 declined of 4" in browser.value("document.querySelector('.map').innerText")
+
+
+def test_hostile_text_stays_text_in_the_browser(browser: Browser, tmp_path: Path) -> None:
+    bad = record(op=HOSTILE, candidate=HOSTILE, dtype=HOSTILE, verdict=Verdict.ERROR, reason=HOSTILE, traceback=HOSTILE)
+    path = write_report(store(tmp_path, [bad, record()]))
+    browser.open(path.as_uri())
+    browser.value("document.querySelector('#table-failures .expander').click()")
+    assert browser.value("document.querySelectorAll('img').length") == 0
+    assert "onerror=alert(1)" in browser.value("document.getElementById('failures').innerText")
+    assert (browser.requests, browser.complaints) == ([path.as_uri()], [])
+
+
+def test_a_page_of_five_thousand_records_can_be_used_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
+    path = write_report(store(tmp_path, many_records(5_000)))
+    browser.open(path.as_uri())
+    seconds = browser.value("Number(document.documentElement.dataset.ready)") / 1e3
+    assert seconds <= INTERACTIVE_S
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_no_wider_than_the_window(
+    browser: Browser, page: Path, tmp_path_factory: pytest.TempPathFactory, width: int, theme: str
+) -> None:
+    browser.look(width=width, height=1600, theme=theme)
+    browser.open(page.as_uri())
+    browser.value("new Promise(done => setTimeout(done, 300))")
+    picture = tmp_path_factory.getbasetemp() / f"report-{width}-{theme}.png"
+    browser.picture(picture)
+    print(f"kept {picture}")  # noqa: T201 - a person looks at it
+    assert browser.value("document.documentElement.scrollWidth") == width

@@ -86,6 +86,7 @@ def test_speed_table_has_times_and_the_ratio_to_the_baseline() -> None:
         "dtype": "bfloat16",
         "phase": "forward",
         "shape": "batch 2, tokens 64, regime normal",
+        "tokens": 64,
         "median_us": 8.0,
         "low_us": 7.0,
         "high_us": 9.0,
@@ -96,6 +97,8 @@ def test_speed_table_has_times_and_the_ratio_to_the_baseline() -> None:
         "ratio_low": 0.25,
         "ratio_high": 0.75,
         "verdict": "FASTER",
+        "floor_us": None,
+        "share": None,
         "case_id": "c0ffee",
     }
 

@@ -1,5 +1,6 @@
 """The files of a report."""
 
+import json
 import math
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from harness.errors import TestbenchError, UsageError
 from harness.records import Verdict
+from harness.store import StoreWarning
 from reports.write import write_report
 from tests.reports.samples import HOSTILE, certificate, failure, record, store, unsupported
 
@@ -21,6 +23,7 @@ FILES = {
     "failures.csv",
     "pooled.csv",
     "coverage.csv",
+    "unsupported.csv",
     "relations.csv",
     "costs.csv",
     "certification.csv",
@@ -128,12 +131,18 @@ def test_a_missing_template_engine_is_named_with_its_extra(tmp_path: Path, monke
         write_report(store(tmp_path, [record()]))
 
 
-def test_without_matplotlib_the_page_says_that_it_has_no_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_svg", None)
-    text = write_report(store(tmp_path, [record()])).read_text(encoding="utf-8")
-    assert "There are no plots: matplotlib is not installed." in text
-    assert "<svg" not in text
+def test_the_lines_of_the_benchmark_join_the_speed_table_with_their_share_of_the_ceiling(tmp_path: Path) -> None:
+    line = {
+        "case": {"op": "rope", "dtype": "bfloat16", "tokens": 4096}, "arm": "triton", "phase": "forward",
+        "median_us": 8.0, "low_us": 7.0, "high_us": 9.0, "rounds": 15, "floor_us": 4.0, "share": 0.5,
+        "against": {"eager": [0.5, 0.4, 0.6, "FASTER"], "peer": [1.5, 1.4, 1.6, "SLOWER"]},
+    }  # fmt: skip
+    lines = [json.dumps(line), "{torn", json.dumps({"arm": "", "phase": ""})]
+    (store(tmp_path, [record()]) / "benchmark.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.warns(StoreWarning, match="line 2 left out"):
+        report = write_report(tmp_path).parent
+    row = pd.read_csv(report / "speed.csv").iloc[0]
+    assert [row[name] for name in ("tokens", "share", "baseline", "verdict")] == [4096, 0.5, "peer", "SLOWER"]
 
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
