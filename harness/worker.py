@@ -15,6 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.bench.calls import PHASES, timed_call
+from harness.bench.ceilings import measure_ceilings
+from harness.bench.costs import Ceilings, cost, floor_us
+from harness.bench.inputs import rotations
+from harness.bench.pairs import timed_pair
+from harness.bench.pinning import pinned
+from harness.bench.stopwatch import on_own_stream
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
 from harness.layouts import lay_out
@@ -24,12 +31,15 @@ from harness.ops import operation
 from harness.poison import poisoned
 from harness.relations.check import vary
 from harness.relations.rewrites import REWRITES, Declined
-from harness.timing import BASELINE, time_pair
+from harness.timing import BASELINE
 from harness.truth import GRAD, promote
 from harness.wire import inputs_crc, memory_bytes, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "Server", "main", "prepare"]
+
+_MOST_SETS = 64
+"""Sets of inputs of a timed call: a small one would need more to fill a GPU's cache than its graph has calls."""
 
 
 class Call:
@@ -120,13 +130,14 @@ class Server:
         self._threads = threads
         self._candidates: dict[str | None, Mapping[str, Candidate]] = {} if candidates is None else {None: candidates}
         self._functions: dict[tuple[str | None, str], Callable[..., Any]] = {}
+        self._ceilings: Ceilings | None = None
 
     def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the answer to one request; whatever the candidate raises is part of it."""
         _reset_torch(self._threads)
         try:
             if request["kind"] == "time":
-                return self._time(request), {}
+                return self._time(request)
             return self._run(request)
         except (Exception, SystemExit) as error:
             sentence = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -177,27 +188,37 @@ class Server:
         tensors |= {GRAD + name: grad for name, grad in gradients.items() if grad is not None}
         return header, tensors
 
-    def _time(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _time(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns times of a candidate and a baseline, and what the candidate computed while it was timed."""
         row, case, inputs = prepare(request["case"])
-        arms = []
-        with_gradients = request["phase"] != "forward"
-        for name in request["candidates"]:
-            if name == BASELINE:
-                wide = Inputs(
-                    tensors=promote(inputs.tensors), options=inputs.options, cotangents=promote(inputs.cotangents)
-                )
-                call = Call(row, case, wide, self._device, with_gradients=with_gradients)
-                function: Callable[..., Any] = row.reference
-            else:
-                call = Call(row, case, inputs, self._device, with_gradients=with_gradients)
-                _, function = self._candidate(request.get("plugin"), name)
-            arms.append(_timed(call, function, request["phase"]))
-        with _launches() as launches:
-            arms[0]()
+        phase = request["phase"]
+        name, baseline = request["candidates"]
+        with pinned(self._threads), on_own_stream(self._device), _launches() as launches:
+            calls = self._calls(row, case, inputs, name, phase, request.get("plugin"))
+            calls[0]()
             if launches.count:
-                return {"status": "ok", "seconds": [], "interpreted": True}
-            seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
-        return {"status": "ok", "seconds": seconds, "interpreted": False}
+                return {"status": "ok", "seconds": [], "interpreted": True}, {}
+            others = self._calls(row, case, inputs, baseline, phase, request.get("plugin"))
+            pair = timed_pair(calls, others, self._device, rounds=int(request["repeats"]), most=int(request["most"]))
+            if self._ceilings is None:
+                self._ceilings = measure_ceilings(self._device)
+        floor = floor_us(cost(case, inputs, phase), self._ceilings)
+        header = {"status": "ok", "seconds": pair.seconds, "interpreted": False, "how": pair.how, "floor_us": floor}
+        return header, pair.results
+
+    def _calls(
+        self, row: Operation, case: Case, inputs: Inputs, name: str, phase: str, plugin: str | None
+    ) -> list[Callable[[], dict[str, Tensor | None]]]:  # fmt: skip
+        """Returns the calls of an arm, on as many copies of the inputs as a cache has to be kept empty with."""
+        if name == BASELINE:
+            tensors, cotangents = promote(inputs.tensors), promote(inputs.cotangents)
+            inputs = Inputs(tensors=tensors, options=inputs.options, cotangents=cotangents)
+        function: Callable[..., Any] = row.reference if name == BASELINE else self._candidate(plugin, name)[1]
+        calls = []
+        for _ in range(rotations(inputs, self._device, most=_MOST_SETS)):
+            call = Call(row, case, inputs, self._device, with_gradients=phase != PHASES[0])
+            calls.append(timed_call(row, function, call.leaves, call.options, call.cotangents, phase))
+        return calls
 
 
 def _rewritten(
@@ -224,13 +245,6 @@ def _rewritten(
         if grad is not None and not key.endswith(summed)
     }  # fmt: skip
     return {"status": "ok"}, {**{key: item.detach() for key, item in outputs.items()}, **compared}
-
-
-def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
-    """Returns what is timed: forward, or forward and backward; nothing is built inside."""
-    if phase == "forward":
-        return lambda: call.outputs(function)
-    return lambda: call.gradients(call.outputs(function))
 
 
 def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
