@@ -22,9 +22,9 @@ from harness.bench.inputs import rotations
 from harness.bench.pairs import timed_pair
 from harness.bench.pinning import pinned
 from harness.bench.stopwatch import on_own_stream
+from harness.call import Call
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
-from harness.layouts import lay_out
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.ops import operation
@@ -33,61 +33,13 @@ from harness.relations.check import vary
 from harness.relations.rewrites import REWRITES, Declined
 from harness.timing import BASELINE
 from harness.truth import GRAD, promote
-from harness.wire import inputs_crc, memory_bytes, receive, send
+from harness.wire import inputs_crc, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "Server", "main", "prepare"]
 
 _MOST_SETS = 64
 """Sets of inputs of a timed call: a small one would need more to fill a GPU's cache than its graph has calls."""
-
-
-class Call:
-    """A candidate's call on laid-out inputs.
-
-    Args:
-        row: the operation.
-        case: gives layout and dtype.
-        inputs: stored inputs on the CPU.
-        device: where the candidate runs.
-        with_gradients: whether inputs ask for gradients.
-    """
-
-    def __init__(self, row: Operation, case: Case, inputs: Inputs, device: str, *, with_gradients: bool) -> None:
-        self.row = row
-        self.names = row.differentiable(inputs.tensors) if with_gradients else ()
-        self.leaves = {
-            name: lay_out(item.to(device), case.layout).requires_grad_(name in self.names)
-            for name, item in inputs.tensors.items()
-        }
-        self.cotangents = {name: _lay_out_cotangent(item.to(device), case) for name, item in inputs.cotangents.items()}
-        self.options = dict(inputs.options)
-
-    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        """Returns positional and keyword arguments."""
-        return self.row.arrange(self.leaves, self.options)
-
-    def outputs(self, function: Callable[..., Any]) -> dict[str, Tensor]:
-        """Returns the outputs that the candidate provides, by name."""
-        args, kwargs = self.arguments()
-        return self.row.named(function(*args, **kwargs))
-
-    def gradients(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-        """Returns the gradients of every differentiable input from the outputs' cotangents."""
-        pulled = [name for name, item in outputs.items() if item.requires_grad]
-        if not self.names or not pulled:
-            return dict.fromkeys(self.names)
-        grads = torch.autograd.grad(
-            [outputs[name] for name in pulled],
-            [self.leaves[name] for name in self.names],
-            [self.cotangents[name] for name in pulled],
-            allow_unused=True,
-        )
-        return dict(zip(self.names, grads, strict=True))
-
-    def bits(self) -> dict[str, bytes]:
-        """Returns the bits of all that a candidate may not change: what surrounds a view in memory belongs to it."""
-        return {name: memory_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
 
 
 def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
@@ -194,31 +146,40 @@ class Server:
         phase = request["phase"]
         name, baseline = request["candidates"]
         with pinned(self._threads), on_own_stream(self._device), _launches() as launches:
-            calls = self._calls(row, case, inputs, name, phase, request.get("plugin"))
-            calls[0]()
+            made = self._made(row, case, inputs, phase)
+            ours = self._calls(made, name, phase, request.get("plugin"))
+            ours[0]()
             if launches.count:
                 return {"status": "ok", "seconds": [], "interpreted": True}, {}
-            others = self._calls(row, case, inputs, baseline, phase, request.get("plugin"))
-            pair = timed_pair(calls, others, self._device, rounds=int(request["repeats"]), most=int(request["most"]))
+            if baseline == BASELINE:
+                made = self._made(row, case, _promoted(inputs), phase)
+            theirs = self._calls(made, baseline, phase, request.get("plugin"))
+            rounds, most = (int(request[key]) for key in ("repeats", "most"))
+            pair = timed_pair(ours, theirs, self._device, rounds=rounds, most=most)
             if self._ceilings is None:
                 self._ceilings = measure_ceilings(self._device)
         floor = floor_us(cost(case, inputs, phase), self._ceilings)
         header = {"status": "ok", "seconds": pair.seconds, "interpreted": False, "how": pair.how, "floor_us": floor}
         return header, pair.results
 
+    def _made(self, row: Operation, case: Case, inputs: Inputs, phase: str) -> list[Call]:
+        """Returns as many copies of the inputs as keep a cache empty; two candidates share them, places included."""
+        count = rotations(inputs, self._device, most=_MOST_SETS)
+        return [Call(row, case, inputs, self._device, with_gradients=phase != PHASES[0]) for _ in range(count)]
+
     def _calls(
-        self, row: Operation, case: Case, inputs: Inputs, name: str, phase: str, plugin: str | None
+        self, made: Sequence[Call], name: str, phase: str, plugin: str | None
     ) -> list[Callable[[], dict[str, Tensor | None]]]:  # fmt: skip
-        """Returns the calls of an arm, on as many copies of the inputs as a cache has to be kept empty with."""
-        if name == BASELINE:
-            tensors, cotangents = promote(inputs.tensors), promote(inputs.cotangents)
-            inputs = Inputs(tensors=tensors, options=inputs.options, cotangents=cotangents)
-        function: Callable[..., Any] = row.reference if name == BASELINE else self._candidate(plugin, name)[1]
-        calls = []
-        for _ in range(rotations(inputs, self._device, most=_MOST_SETS)):
-            call = Call(row, case, inputs, self._device, with_gradients=phase != PHASES[0])
-            calls.append(timed_call(row, function, call.leaves, call.options, call.cotangents, phase))
-        return calls
+        function: Callable[..., Any] = made[0].row.reference
+        if name != BASELINE:
+            _, function = self._candidate(plugin, name)
+        return [
+            timed_call(each.row, function, each.leaves, each.options, each.cotangents, phase) for each in made
+        ]  # fmt: skip
+
+
+def _promoted(inputs: Inputs) -> Inputs:
+    return Inputs(tensors=promote(inputs.tensors), options=inputs.options, cotangents=promote(inputs.cotangents))
 
 
 def _rewritten(
@@ -245,12 +206,6 @@ def _rewritten(
         if grad is not None and not key.endswith(summed)
     }  # fmt: skip
     return {"status": "ok"}, {**{key: item.detach() for key, item in outputs.items()}, **compared}
-
-
-def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
-    if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1] and bool((value == value[:, :1]).all()):
-        return value[:, :1].clone().expand(*value.shape)
-    return lay_out(value, case.layout)
 
 
 def _reset_torch(threads: int) -> None:

@@ -44,10 +44,11 @@ def timed_inputs(case: Case, device: str, seed: int) -> Inputs:
 def rotations(inputs: Inputs, device: str, *, most: int) -> int:
     """Returns how many sets of inputs are taken in turn, so that none is in the cache of a GPU when its turn comes.
 
-    Together they are at least four times the cache, unless that takes more sets than are allowed; at least two.
+    Together they are at least four times the cache, unless that takes more sets than are allowed; at least two. On a
+    CPU it is one: small calls find their inputs in the cache there, again and again.
     """
     if device != "cuda":
-        return 2
+        return 1
     cache = 4 * int(torch.cuda.get_device_properties(0).L2_cache_size)
     size = sum(item.numel() * item.element_size() for item in inputs.tensors.values())
     return min(most, max(2, -(-cache // size)))

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from harness.bench.stopwatch import prepared, time_rounds
 
-__all__ = ["TimedPair", "timed_pair"]
+__all__ = ["Call", "TimedPair", "timed_pair"]
 
 Call = Callable[[], dict[str, Tensor | None]]
+"""What is timed; it returns what it computed, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ class Bench:
         return verdict.value, reason
 
     def _more_inputs(self, case: Case, inputs: Inputs) -> Iterator[Inputs]:
-        for seed in range(2, rotations(inputs, self._device, most=_MOST_SETS) + 1):
+        for seed in range(2, max(2, rotations(inputs, self._device, most=_MOST_SETS)) + 1):
             yield timed_inputs(case, self._device, seed)
 
     def _phase(

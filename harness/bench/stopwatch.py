@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from harness.timing import is_settled
+from harness.timing import FEWEST, is_settled
 
 __all__ = ["Arm", "device_seconds", "host_seconds", "on_own_stream", "own_stream", "prepared", "time_rounds"]
 
@@ -28,6 +28,10 @@ _TURN_S = 4e-3
 
 _FEWEST, _MOST_TURN, _LONG_S = 2, 20, 0.1
 """Timed calls of a turn; a call that is longer than the last figure is timed once."""
+
+
+_LONGEST_S = 10.0
+"""After so long no round begins that is not needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +112,14 @@ def _on_host(sets: Sequence[Callable[[], Any]], results: list[Any]) -> Arm:
 
     def turn() -> float:
         if once <= _LONG_S:
-            sets[0]()
+            # All sets: an arm that follows itself would find them in its caches, and one that follows another not.
+            for call in sets:
+                call()
         fastest = math.inf
         for number in range(count):
             index = number % len(sets)
             call = sets[index]
+            results[index] = None  # its memory is given back before the clock runs, and is free for this call
             started = time.perf_counter()
             results[index] = call()
             fastest = min(fastest, time.perf_counter() - started)
@@ -129,17 +136,27 @@ def time_rounds(arms: Sequence[Arm], *, rounds: int, most: int | None = None) ->
 
     Args:
         arms: the first is the baseline.
-        rounds: how many at least.
+        rounds: how many; of calls that take very long, fewer, but not fewer than an interval needs.
         most: how many at most, where the noise is not far below the smallest effect yet; None means ``rounds``.
     """
     turns = [arm.turn for arm in (*arms, arms[0])]
     seconds: list[list[float]] = [[] for _ in turns]
-    while len(seconds[0]) < rounds or (len(seconds[0]) < (most or 0) and not is_settled(seconds[0], seconds[-1])):
-        for _ in range(rounds):
-            there = [turn() for turn in turns]
-            back = [turn() for turn in reversed(turns)][::-1]
-            for values, one, other in zip(seconds, there, back, strict=True):
-                values.append(math.sqrt(one * other))
+    began = time.monotonic()
+
+    def goes_on() -> bool:
+        count = len(seconds[0])
+        if count < min(rounds, FEWEST):
+            return True
+        if time.monotonic() - began > _LONGEST_S:
+            return False
+        # Whole batches: to look after every round would be to stop at a lucky one.
+        return count < rounds or count % rounds > 0 or (count < (most or 0) and not is_settled(seconds[0], seconds[-1]))
+
+    while goes_on():
+        there = [turn() for turn in turns]
+        back = [turn() for turn in reversed(turns)][::-1]
+        for values, one, other in zip(seconds, there, back, strict=True):
+            values.append(math.sqrt(one * other))
     return seconds
 
 
