@@ -4,7 +4,7 @@
 fifth as often a kernel that does the work of 21 heads beside one that does that of 20. A trial is one comparison of
 ``attest bench``: the same arms, rounds, stop and verdict. ``--neighbours N`` starts so many processes that work and
 rest at random. Returns 1 when more than one alarm in a hundred is raised, or fewer than nineteen of twenty slowdowns
-are called.
+are called. Ctrl-C ends it with what was done.
 """
 
 import argparse
@@ -76,10 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disturbers = [context.Process(target=_disturb, args=(seed,), daemon=True) for seed in range(options.neighbours)]
     for process in disturbers:
         process.start()
+    equal: list[Trial] = []
+    slower: list[Trial] = []
     try:
-        equal = [trial(seed, more_heads=0, rounds=options.rounds) for seed in range(options.trials)]
-        count = max(1, options.trials // 5)
-        slower = [trial(10_000 + seed, more_heads=1, rounds=options.rounds) for seed in range(count)]
+        for seed in range(options.trials):
+            equal.append(trial(seed, more_heads=0, rounds=options.rounds))
+            if seed % 5 == 0:
+                slower.append(trial(seed, more_heads=1, rounds=options.rounds))
+            sys.stderr.write(f"\r{seed + 1} of {options.trials}")
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: what follows is what was done\n")
     finally:
         for process in disturbers:
             process.terminate()
