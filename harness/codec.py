@@ -110,7 +110,9 @@ def _judgement(item: dict[str, Any]) -> Judgement:
 def _timing(item: dict[str, Any]) -> Timing:
     pair = item["comparison"]
     if pair is not None:
-        item["comparison"] = Comparison(**pair | {name: _finite(pair[name]) for name in ("ratio", "low", "high")})
+        numbers = {name: _finite(pair[name]) for name in ("ratio", "low", "high")}
+        item["comparison"] = Comparison(**pair | numbers | {"noise": decode_number(pair.get("noise"))})
+    item["floor_us"] = decode_number(item.get("floor_us"))
     return Timing(**item | {name: _finite(item[name]) for name in ("median_us", "low_us", "high_us")})
 
 

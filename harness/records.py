@@ -147,7 +147,8 @@ class Relation:
 class Comparison:
     """Speed beside a baseline, measured in pairs: ratio of times (candidate / baseline) with its interval.
 
-    ``verdict`` is one of SAME, FASTER, SLOWER, AMBIGUOUS.
+    ``verdict`` is one of SAME, FASTER, SLOWER, AMBIGUOUS; ``noise`` is how far the baseline beside itself may be from 1
+    in the same rounds, as a logarithm (None in records of before it was measured).
     """
 
     baseline: str
@@ -155,11 +156,16 @@ class Comparison:
     low: float
     high: float
     verdict: str
+    noise: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Time of one call of a candidate that passed: medians and order-statistic intervals, in microseconds."""
+    """Time of one call of a candidate that passed: medians and order-statistic intervals, in microseconds.
+
+    ``repeats`` are rounds, ``how`` is ``host``, ``graph`` or ``stream``; ``floor_us`` is the shortest time by the
+    ceilings that were measured in the same process.
+    """
 
     phase: str
     median_us: float
@@ -168,6 +174,8 @@ class Timing:
     repeats: int
     threads: int
     comparison: Comparison | None = None
+    how: str = "host"
+    floor_us: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,69 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.bench.calls import PHASES, timed_call
+from harness.bench.ceilings import measure_ceilings
+from harness.bench.costs import Ceilings, cost, floor_us
+from harness.bench.inputs import rotations
+from harness.bench.pairs import timed_pair
+from harness.bench.pinning import pinned
+from harness.bench.stopwatch import on_own_stream
+from harness.call import Call
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
-from harness.layouts import lay_out
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.poison import poisoned
 from harness.relations.check import vary
 from harness.relations.rewrites import REWRITES, Declined
-from harness.timing import BASELINE, time_pair
+from harness.timing import BASELINE
 from harness.truth import GRAD, promote
-from harness.wire import inputs_crc, memory_bytes, receive, send
+from harness.wire import inputs_crc, receive, send
 from optimized.candidate import Candidate
 
 __all__ = ["Call", "Server", "main", "prepare"]
 
-
-class Call:
-    """A candidate's call on laid-out inputs.
-
-    Args:
-        row: the operation.
-        case: gives layout and dtype.
-        inputs: stored inputs on the CPU.
-        device: where the candidate runs.
-        with_gradients: whether inputs ask for gradients.
-    """
-
-    def __init__(self, row: Operation, case: Case, inputs: Inputs, device: str, *, with_gradients: bool) -> None:
-        self.row = row
-        self.names = row.differentiable(inputs.tensors) if with_gradients else ()
-        self.leaves = {
-            name: lay_out(item.to(device), case.layout).requires_grad_(name in self.names)
-            for name, item in inputs.tensors.items()
-        }
-        self.cotangents = {name: _lay_out_cotangent(item.to(device), case) for name, item in inputs.cotangents.items()}
-        self.options = dict(inputs.options)
-
-    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        """Returns positional and keyword arguments."""
-        return self.row.arrange(self.leaves, self.options)
-
-    def outputs(self, function: Callable[..., Any]) -> dict[str, Tensor]:
-        """Returns the outputs that the candidate provides, by name."""
-        args, kwargs = self.arguments()
-        return self.row.named(function(*args, **kwargs))
-
-    def gradients(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-        """Returns the gradients of every differentiable input from the outputs' cotangents."""
-        pulled = [name for name, item in outputs.items() if item.requires_grad]
-        if not self.names or not pulled:
-            return dict.fromkeys(self.names)
-        grads = torch.autograd.grad(
-            [outputs[name] for name in pulled],
-            [self.leaves[name] for name in self.names],
-            [self.cotangents[name] for name in pulled],
-            allow_unused=True,
-        )
-        return dict(zip(self.names, grads, strict=True))
-
-    def bits(self) -> dict[str, bytes]:
-        """Returns the bits of all that a candidate may not change: what surrounds a view in memory belongs to it."""
-        return {name: memory_bytes(item) for name, item in (*self.leaves.items(), *self.cotangents.items())}
+_MOST_SETS = 64
+"""Sets of inputs of a timed call: a small one would need more to fill a GPU's cache than its graph has calls."""
 
 
 def prepare(case_data: Mapping[str, Any], variation: str | None = None) -> tuple[Operation, Case, Inputs]:
@@ -120,13 +82,14 @@ class Server:
         self._threads = threads
         self._candidates: dict[str | None, Mapping[str, Candidate]] = {} if candidates is None else {None: candidates}
         self._functions: dict[tuple[str | None, str], Callable[..., Any]] = {}
+        self._ceilings: Ceilings | None = None
 
     def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the answer to one request; whatever the candidate raises is part of it."""
         _reset_torch(self._threads)
         try:
             if request["kind"] == "time":
-                return self._time(request), {}
+                return self._time(request)
             return self._run(request)
         except (Exception, SystemExit) as error:
             sentence = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -177,27 +140,46 @@ class Server:
         tensors |= {GRAD + name: grad for name, grad in gradients.items() if grad is not None}
         return header, tensors
 
-    def _time(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _time(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns times of a candidate and a baseline, and what the candidate computed while it was timed."""
         row, case, inputs = prepare(request["case"])
-        arms = []
-        with_gradients = request["phase"] != "forward"
-        for name in request["candidates"]:
-            if name == BASELINE:
-                wide = Inputs(
-                    tensors=promote(inputs.tensors), options=inputs.options, cotangents=promote(inputs.cotangents)
-                )
-                call = Call(row, case, wide, self._device, with_gradients=with_gradients)
-                function: Callable[..., Any] = row.reference
-            else:
-                call = Call(row, case, inputs, self._device, with_gradients=with_gradients)
-                _, function = self._candidate(request.get("plugin"), name)
-            arms.append(_timed(call, function, request["phase"]))
-        with _launches() as launches:
-            arms[0]()
+        phase = request["phase"]
+        name, baseline = request["candidates"]
+        with pinned(self._threads), on_own_stream(self._device), _launches() as launches:
+            made = self._made(row, case, inputs, phase)
+            ours = self._calls(made, name, phase, request.get("plugin"))
+            ours[0]()
             if launches.count:
-                return {"status": "ok", "seconds": [], "interpreted": True}
-            seconds = time_pair(arms, repeats=int(request["repeats"]), synchronize=lambda: _synchronize(self._device))
-        return {"status": "ok", "seconds": seconds, "interpreted": False}
+                return {"status": "ok", "seconds": [], "interpreted": True}, {}
+            if baseline == BASELINE:
+                made = self._made(row, case, _promoted(inputs), phase)
+            theirs = self._calls(made, baseline, phase, request.get("plugin"))
+            rounds, most = (int(request[key]) for key in ("repeats", "most"))
+            pair = timed_pair(ours, theirs, self._device, rounds=rounds, most=most)
+            if self._ceilings is None:
+                self._ceilings = measure_ceilings(self._device)
+        floor = floor_us(cost(case, inputs, phase), self._ceilings)
+        header = {"status": "ok", "seconds": pair.seconds, "interpreted": False, "how": pair.how, "floor_us": floor}
+        return header, pair.results
+
+    def _made(self, row: Operation, case: Case, inputs: Inputs, phase: str) -> list[Call]:
+        """Returns as many copies of the inputs as keep a cache empty; two candidates share them, places included."""
+        count = rotations(inputs, self._device, most=_MOST_SETS)
+        return [Call(row, case, inputs, self._device, with_gradients=phase != PHASES[0]) for _ in range(count)]
+
+    def _calls(
+        self, made: Sequence[Call], name: str, phase: str, plugin: str | None
+    ) -> list[Callable[[], dict[str, Tensor | None]]]:  # fmt: skip
+        function: Callable[..., Any] = made[0].row.reference
+        if name != BASELINE:
+            _, function = self._candidate(plugin, name)
+        return [
+            timed_call(each.row, function, each.leaves, each.options, each.cotangents, phase) for each in made
+        ]  # fmt: skip
+
+
+def _promoted(inputs: Inputs) -> Inputs:
+    return Inputs(tensors=promote(inputs.tensors), options=inputs.options, cotangents=promote(inputs.cotangents))
 
 
 def _rewritten(
@@ -224,19 +206,6 @@ def _rewritten(
         if grad is not None and not key.endswith(summed)
     }  # fmt: skip
     return {"status": "ok"}, {**{key: item.detach() for key, item in outputs.items()}, **compared}
-
-
-def _timed(call: Call, function: Callable[..., Any], phase: str) -> Callable[[], object]:
-    """Returns what is timed: forward, or forward and backward; nothing is built inside."""
-    if phase == "forward":
-        return lambda: call.outputs(function)
-    return lambda: call.gradients(call.outputs(function))
-
-
-def _lay_out_cotangent(value: Tensor, case: Case) -> Tensor:
-    if case.cotangent == "expanded" and value.dim() > 1 and value.shape[1] and bool((value == value[:, :1]).all()):
-        return value[:, :1].clone().expand(*value.shape)
-    return lay_out(value, case.layout)
 
 
 def _reset_torch(threads: int) -> None:

@@ -1,7 +1,6 @@
 """The lines of ``python -m harness.gpu.benchmark`` as rows of the speed table, which know the ceiling of the device."""
 
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from harness.store import StoreWarning
-from harness.timing import verdict_of
 from reports.explain import length_of, settings_summary
 from reports.text import plain
 
@@ -47,12 +45,14 @@ def _rows(line: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "op": plain(case["op"]), "candidate": plain(line["arm"]), "dtype": plain(case["dtype"]),
         "phase": plain(line["phase"]), "shape": settings_summary(case, limit=400), "tokens": length_of(case),
         "median_us": float(line["median_us"]), "low_us": float(line["low_us"]), "high_us": float(line["high_us"]),
-        "repeats": line["rounds"], "floor_us": line["floor_us"], "share": line["share"],
+        "repeats": line["rounds"], "how": plain(line.get("how", "")), "noise": line.get("noise"),
+        "floor_us": line["floor_us"], "share": line["share"],
     }  # fmt: skip
-    others = {name: (float(ratio), float(low), float(high)) for name, (ratio, low, high, _) in line["against"].items()}
+    others = {name: (float(ratio), float(low), float(high), verdict)
+              for name, (ratio, low, high, verdict) in line["against"].items()}  # fmt: skip
     if others:
         # The fastest other arm is the one to which this one is slowest.
-        name, (ratio, low, high) = max(others.items(), key=lambda item: item[1][0])
+        name, (ratio, low, high, verdict) = max(others.items(), key=lambda item: item[1][0])
         row |= {"baseline": plain(name), "ratio": ratio, "ratio_low": low, "ratio_high": high}
-        row["verdict"] = verdict_of(math.log(low), math.log(high))
+        row["verdict"] = plain(verdict)
     yield row

@@ -86,11 +86,12 @@ HEADINGS: Mapping[str, Heading] = {
     "speed": Heading(
         title="Speed",
         caption="Median time of one call with its interval, only of cases that passed. The ratio is candidate over "
-        "baseline, measured in pairs: below 1 is faster. The share is that of the ceiling: the shortest time that the "
+        "baseline, measured in pairs: below 1 is faster. The noise is what the baseline differs by from itself in the "
+        "same rounds. The share is that of the ceiling: the shortest time that the "
         "measured bandwidth and matrix rate of the device allow, over the median.",
         columns=_columns(
-            *_SUBJECT, "phase", "#median, µs", "~interval, µs", "#ratio", "~interval of ratio", "!verdict", "baseline",
-            "%share of ceiling, %", "<case",
+            *_SUBJECT, "phase", "#median, µs", "~interval, µs", "#ratio", "~interval of ratio", "%noise, %", "!verdict",
+            "baseline", "%share of ceiling, %", "<case",
         ),
         key=("op", "candidate", "dtype", "phase", "case_id", "baseline"),
         file="speed.csv",

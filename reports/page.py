@@ -1,6 +1,7 @@
 """What the page shows, as plain data for its script: tables of values with the anchors of their rows; no markup."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,8 +54,8 @@ _SOURCES: Mapping[str, Sequence[str | tuple[str, str]]] = {
         "median_element_caught", "worst_where",
     ),
     "speed": (
-        *_SUBJECT, "phase", "median_us", ("low_us", "high_us"), "ratio", ("ratio_low", "ratio_high"), "verdict",
-        "baseline", "share", "shape",
+        *_SUBJECT, "phase", "median_us", ("low_us", "high_us"), "ratio", ("ratio_low", "ratio_high"), "noise_share",
+        "verdict", "baseline", "share", "shape",
     ),
     "pooled": (*_SUBJECT, "output", "test", "cases", "verdict", "value", "limit", "error", "excess"),
     "relations": ("op", "candidate", "relation", "cases", "verdicts", "reason"),
@@ -229,6 +230,8 @@ def _from_frame(name: str, frame: pd.DataFrame, failures: set[str]) -> Table:
 
 def _derived(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """Returns a row with what the page shows otherwise than its CSV file."""
+    if name == "speed":
+        return row | {"noise_share": None if row["noise"] is None else math.expm1(row["noise"])}
     if name == "certification":
         return row | {"verdict": "WITHIN" if row["within_limit"] else "BEYOND"}
     if name == "coverage":

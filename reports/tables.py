@@ -50,8 +50,8 @@ _COLUMNS = {
     "errors": "op candidate dtype output cases verdict verdicts worst_ratio worst_case_id worst_where median_ratio "
     "worst_gain worst_gain_low worst_gain_high worst_gain_limit rms_ratio smallest_gain_caught median_gain_caught "
     "smallest_element_caught median_element_caught",
-    "speed": "op candidate dtype phase shape tokens median_us low_us high_us repeats threads baseline ratio ratio_low "
-    "ratio_high verdict floor_us share case_id",
+    "speed": "op candidate dtype phase shape tokens median_us low_us high_us repeats threads how baseline ratio "
+    "ratio_low ratio_high noise verdict floor_us share case_id",
     "failures": "op candidate dtype verdict is_failure reason output max_ratio max_error where actual expected bound "
     "rms_ratio case_id seed started case reproduction explanation traceback",
     "coverage": f"op candidate dtype cases judged verdict {' '.join(Verdict)} unsupported_reasons unchecked_outputs",
@@ -111,17 +111,18 @@ def speed_table(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         for timing in record.timings:
             beside = timing.comparison
-            ratios = (None,) * 5 if beside is None else (
-                plain(beside.baseline), beside.ratio, beside.low, beside.high, plain(beside.verdict)
+            ratios = (None,) * 6 if beside is None else (
+                plain(beside.baseline), beside.ratio, beside.low, beside.high, beside.noise, plain(beside.verdict)
             )  # fmt: skip
             times = (timing.median_us, timing.low_us, timing.high_us, timing.repeats, timing.threads)
+            floor = (timing.floor_us, None if timing.floor_us is None else timing.floor_us / timing.median_us)
             identity = (
                 *_subject(record),
                 plain(timing.phase),
                 shape_summary(record, limit=400),
                 length_of(record.case),
             )
-            rows.append((*identity, *times, *ratios, None, None, plain(record.case_id)))
+            rows.append((*identity, *times, plain(timing.how), *ratios, *floor, plain(record.case_id)))
     return _frame("speed", rows)
 
 

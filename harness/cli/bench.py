@@ -1,11 +1,15 @@
-"""``attest bench``: speed of candidates that passed, in pairs with a baseline."""
+"""``attest bench``: speed of candidates that passed, beside a baseline and the noise of the machine."""
 
 import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from harness.campaign import lanes
+from harness.bench.shapes import ON_CPU, TIMED
+from harness.campaign import Item, lanes
+from harness.candidates import Found
 from harness.cases import case_from_data
 from harness.cli.options import (
     add_candidates,
@@ -20,6 +24,7 @@ from harness.cli.options import (
 )
 from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.errors import UsageError, nearest
+from harness.operations.case import Case
 from harness.ops import operation
 from harness.profiles import PROFILES
 from harness.records import Record
@@ -27,6 +32,8 @@ from harness.speed import Speed
 from harness.store import Store, write_run
 from harness.strategies import DTYPES
 from harness.timing import BASELINE
+from optimized.candidate import Candidate
+from reports.speed import print_speed
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "execute"]
 
@@ -34,34 +41,39 @@ NAME = "bench"
 HELP = "Speed of verified candidates, measured in pairs with a baseline."
 EXAMPLE = "attest bench --op attention --repeats 31"
 
+MORE_ROUNDS = 8
+"""Times as many rounds, at most, where the noise is not far below the smallest effect."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--op", required=True, help="operation, see attest list")
+    parser.add_argument("--op", help="operation, see attest list (default: all that have a timed shape)")
     add_candidates(parser)
     parser.add_argument("--baseline", default=BASELINE, help=f"candidate to compare with (default {BASELINE})")
-    parser.add_argument("--repeats", type=positive, default=21, help="paired repetitions (default 21)")
+    parser.add_argument("--standard", action="store_true", help="the standard shapes of the device")
+    parser.add_argument(
+        "--repeats", type=positive, default=21,
+        help=f"rounds (default 21), up to {MORE_ROUNDS} times as many on a noisy machine",
+    )  # fmt: skip
     add_device(parser)
     add_out(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    row = operation(arguments.op)
-    fields = PROFILES["quick"].timed.get(row.name)
-    if fields is None:
-        timed = ", ".join(PROFILES["quick"].timed)
-        raise UsageError(f"--op: got {row.name!r}, expected an operation with a timed shape: {timed}")
+    shapes = _shapes(arguments)
     settings = settings_of(arguments)
-    found, candidates = chosen(arguments, row.name)
-    known = [item.name for item in found.candidates.values() if item.op == row.name]
-    if arguments.baseline not in {BASELINE, *known}:
-        hint = nearest(arguments.baseline, known)
-        raise UsageError(
-            f"--baseline: got {arguments.baseline!r}, expected {BASELINE} or one of {', '.join(known)}{hint}"
-        )
-    cases = [case_from_data({"op": row.name, "dtype": dtype, **fields}) for dtype in DTYPES]
-    items = items_of(cases, candidates)
+    found, candidates = chosen(arguments, arguments.op)
+    baseline = _baseline(arguments, found)
+    if arguments.standard and arguments.device == "cuda":
+        return _on_gpu(list(shapes), new_folder(arguments.out), rounds=arguments.repeats)
+    cases = [
+        case_from_data({"op": op, "dtype": dtype, **fields})
+        for op, several in shapes.items()
+        for fields in several
+        for dtype in DTYPES
+    ]
+    items = _items(cases, candidates, baseline)
     require_items(items, cases)
     folder = new_folder(arguments.out)
     console = output_console()
@@ -70,37 +82,83 @@ def execute(arguments: argparse.Namespace) -> int:
             folder,
             {
                 "command": NAME,
-                "op": row.name,
+                "op": arguments.op,
+                "standard": arguments.standard,
                 "repeats": arguments.repeats,
                 "candidates": arguments.candidate,
                 "plugin": arguments.plugin,
             },
         )
-        speed = Speed(repeats=arguments.repeats, baseline=arguments.baseline)
+        speed = Speed(
+            repeats=arguments.repeats, most=MORE_ROUNDS * arguments.repeats, baseline=arguments.baseline
+        )  # fmt: skip
         try:
             total = sum(len(item.candidates) for item in items)
-            records = collect(pool.speed(items, speed), store, total=total, label=f"bench {row.name}")
+            records = collect(pool.speed(items, speed), store, total=total, label=f"bench {arguments.op or 'all'}")
         except KeyboardInterrupt:
             pool.kill()
             interrupted(folder, "the same command")
             return 130
-    _print(records, console)
+    print_speed(records, console)
     console.print(f"records: {folder}", markup=False, soft_wrap=True)
-    return exit_code(records)
+    return max(exit_code(records), int(_is_slower(records)))
 
 
-def _print(records: list[Record], console: Console) -> None:
-    table = Table(
-        "candidate", "phase", "median us", "low", "high", "ratio to baseline", "interval", "verdict",
-        box=None, header_style="bold",
-    )  # fmt: skip
-    for record in records:
-        for timing in record.timings:
-            pair = timing.comparison
-            ratio = (f"{pair.ratio:.3f}", f"{pair.low:.3f} to {pair.high:.3f}", pair.verdict) if pair else ("", "", "")
-            figures = (f"{value:.1f}" for value in (timing.median_us, timing.low_us, timing.high_us))
-            table.add_row(record.candidate, timing.phase, *figures, *ratio)
-        if not record.timings:
-            why = record.reason or "not timed: it runs in Triton's interpreter here"
-            table.add_row(record.candidate, record.verdict.value, *[""] * 5, why)
-    console.print(table)
+def _shapes(arguments: argparse.Namespace) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Returns, by operation, the fields of the cases that are timed.
+
+    Raises:
+        UsageError: the operation has none.
+    """
+    if arguments.standard:
+        shapes = TIMED if arguments.device == "cuda" else ON_CPU
+    else:
+        shapes = {op: (fields,) for op, fields in PROFILES["quick"].timed.items()}
+    if arguments.op is None:
+        return shapes
+    name = operation(arguments.op).name
+    if name not in shapes:
+        raise UsageError(f"--op: got {name!r}, expected an operation with a timed shape: {', '.join(shapes)}")
+    return {name: shapes[name]}
+
+
+def _baseline(arguments: argparse.Namespace, found: Found) -> Candidate | None:
+    """Returns the candidate to compare with; None for the reference.
+
+    Raises:
+        UsageError: there is no such candidate of the operation.
+    """
+    if arguments.baseline == BASELINE:
+        return None
+    known = [item.name for item in found.candidates.values() if arguments.op in {None, item.op}]
+    if arguments.baseline not in known:
+        hint = nearest(arguments.baseline, known)
+        raise UsageError(
+            f"--baseline: got {arguments.baseline!r}, expected {BASELINE} or one of {', '.join(known)}{hint}"
+        )
+    return found.candidates[arguments.baseline]
+
+
+def _items(cases: Sequence[Case], candidates: Sequence[Candidate], baseline: Candidate | None) -> list[Item]:
+    """Returns the cases with their candidates; a baseline that is one has to pass as well, on cases of its format."""
+    if baseline is None:
+        return items_of(cases, candidates)
+    own = [case for case in cases if case.op == baseline.op and case.dtype == baseline.recipe.storage]
+    others = [item for item in candidates if item.name != baseline.name]
+    return [Item(item.case, (*item.candidates, baseline.name)) for item in items_of(own, others)]
+
+
+def _on_gpu(ops: Sequence[str], folder: Path, *, rounds: int) -> int:
+    """Times each operation beside other people's kernels, in a process of its own: one may lose the device."""
+    codes = []
+    for op in ops:
+        words = ("--op", op, "--device", "cuda", "--repeats", str(rounds), "--out", str(folder / op))
+        codes.append(subprocess.run([sys.executable, "-m", "harness.gpu.benchmark", *words], check=False).returncode)
+    sys.stdout.write(f"lines: {folder}/*/benchmark.jsonl\n")
+    return max(min(code, 1) if code >= 0 else 1 for code in codes)
+
+
+def _is_slower(records: Sequence[Record]) -> bool:
+    """Returns whether one candidate is slower than another; beside the reference, of another kind, it is only told."""
+    pairs = [timing.comparison for record in records for timing in record.timings]
+    return any(pair.verdict == "SLOWER" and pair.baseline != BASELINE for pair in pairs if pair is not None)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from harness.gpu.bench import Bench, case_data
-from harness.gpu.shapes import TIMED, standard_cases
-from harness.gpu.stopwatch import own_stream
+from harness.bench.shapes import TIMED, standard_cases
+from harness.bench.standard import Bench, case_data
+from harness.bench.stopwatch import own_stream
 from harness.ops import operation
 
 __all__ = ["LINES", "main"]

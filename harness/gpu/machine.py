@@ -8,21 +8,18 @@ import importlib.metadata
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.bench.ceilings import measure_ceilings
 from harness.environment import snapshot
-from harness.gpu.costs import Ceilings
-from harness.gpu.stopwatch import device_seconds
 
-__all__ = ["main", "measure_ceilings"]
+__all__ = ["main"]
 
 _PACKAGES = (
     "torch", "triton", "numpy", "hypothesis", "transformers", "flash-attn-4", "nvidia-cutlass-dsl", "quack-kernels",
@@ -30,33 +27,6 @@ _PACKAGES = (
 )  # fmt: skip
 _PEERS = ("flash_attn.cute", "fla.ops.gated_delta_rule", "liger_kernel.ops.rms_norm")
 _QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu,power.draw,memory.total"
-
-
-def measure_ceilings(device: str) -> Ceilings:
-    """Returns the copy bandwidth and the rate of a large bfloat16 matrix product, on random values."""
-    on_gpu = device == "cuda"
-    count, size = (2**31, 8192) if on_gpu else (2**22, 256)
-    source = torch.randn(count // 4, device=device)
-    target = torch.empty_like(source)
-    copied = 2 * source.numel() * source.element_size()
-    copy_s = _median_s(lambda: target.copy_(source), device)
-    left, right = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
-    product_s = _median_s(lambda: left @ right, device)
-    return Ceilings(copy_gb_s=copied / copy_s / 1e9, matmul_tflop_s=2 * size**3 / product_s / 1e12)
-
-
-def _median_s(call: Callable[[], object], device: str, repeats: int = 15) -> float:
-    seconds: list[float] = []
-    for _ in range(3):
-        call()
-    for _ in range(repeats):
-        if device == "cuda":
-            seconds.append(device_seconds(call))
-        else:
-            started = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

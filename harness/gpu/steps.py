@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.gpu.shapes import TIMED
+from harness.bench.shapes import TIMED
 
 __all__ = ["Plan", "Step", "steps"]
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.bench.stopwatch import prepared, time_rounds
 from harness.budget import measure_budgets
 from harness.cases import case_from_data
 from harness.operations.case import Case
 from harness.ops import operation
-from harness.timing import compare, interval, time_pair
+from harness.timing import compare, interval, noise_of
 from harness.truth import truth
 from optimized.candidate import Recipe
 
@@ -67,17 +68,18 @@ def cost_of(case: Case, *, repeats: int, samples: int = SAMPLES) -> Cost:
     names = [output.name for output in row.outputs]
     recipe = Recipe(storage=case.dtype, operand=case.dtype, accumulator="float32")
     expected = truth(plain, inputs, names, with_gradients=True)
-    seconds = time_pair(
-        [
-            lambda: measure_budgets(row, case, inputs, recipe, expected, samples=samples),
-            lambda: truth(plain, inputs, names, with_gradients=True),
-        ],
-        repeats=repeats,
-        synchronize=lambda: None,
-    )
-    ratio, low, high, _ = compare(*seconds)
-    budget_ms, reference_ms = (1e3 * interval(arm)[0] for arm in seconds)
-    return Cost(budget_ms=budget_ms, reference_ms=reference_ms, ratio=ratio, low=low, high=high)
+
+    def reference() -> object:
+        return truth(plain, inputs, names, with_gradients=True)
+
+    def budget() -> object:
+        return measure_budgets(row, case, inputs, recipe, expected, samples=samples)
+
+    arms = [prepared([each], "cpu", graphs=False) for each in (reference, budget)]
+    reference_s, budget_s, again = time_rounds(arms, rounds=repeats)
+    pair = compare(budget_s, reference_s, noise=noise_of(reference_s, again))
+    budget_ms, reference_ms = (1e3 * interval(arm)[0] for arm in (budget_s, reference_s))
+    return Cost(budget_ms=budget_ms, reference_ms=reference_ms, ratio=pair.ratio, low=pair.low, high=pair.high)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

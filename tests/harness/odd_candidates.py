@@ -118,6 +118,15 @@ def tires(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
     return right(x, weight, **options) * (1.0 if CALLS[0] < 5 else 2.0)
 
 
+KEPT: list[Tensor] = []
+
+
+def remembers(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    """Gives the result of its first call again, whatever it is called with later."""
+    KEPT.append(x.detach().clone())
+    return right(KEPT[0], weight, **options)
+
+
 def dies_when_timed(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
     CALLS[0] += 1
     if CALLS[0] > 2:
@@ -156,6 +165,7 @@ CANDIDATES = (
     _each("stops-python", stops_python),
     _each("takes-all-memory", takes_all_memory),
     _each("tires", tires),
+    _each("remembers", remembers, differentiable=False),
     _each("dies-when-timed", dies_when_timed),
     _each("cuda-only", right, devices=("cuda",)),
 )

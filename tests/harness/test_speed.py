@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from harness import speed as speed_module
 from harness.cases import case_from_data
 from harness.execute import Worker
 from harness.records import Record, Verdict
@@ -30,10 +31,38 @@ def timed(odd_plugin: str) -> Callable[[str], Record]:
     return measure
 
 
-def test_a_right_kernel_has_a_time_for_both_phases(timed: Callable[[str], Record]) -> None:
+def test_a_right_kernel_has_a_time_for_every_phase(timed: Callable[[str], Record]) -> None:
     record = timed("right")
-    assert [timing.phase for timing in record.timings] == ["forward", "forward+backward"]
+    assert [timing.phase for timing in record.timings] == ["forward", "backward", "forward+backward"]
     assert all(timing.comparison and timing.comparison.baseline == BASELINE for timing in record.timings)
+
+
+def test_a_time_has_the_noise_of_its_own_rounds_and_a_floor_below_it(timed: Callable[[str], Record]) -> None:
+    for timing in timed("right").timings:
+        assert timing.comparison is not None
+        assert timing.comparison.noise is not None
+        assert timing.comparison.noise > 0
+        assert timing.floor_us is not None
+        assert 0 < timing.floor_us < timing.median_us
+
+
+def test_a_kernel_beside_a_wrong_baseline_has_no_time(odd_plugin: str) -> None:
+    pair = [BY_NAME[name] for name in ("right", "one-percent-more")]
+    with Worker(limit_s=60.0) as worker:
+        speed = Speed(repeats=3, baseline="one-percent-more")
+        records = measure_speed(case_from_data(CASE), pair, worker, Settings(plugin=odd_plugin), speed)
+    assert [(record.verdict, list(record.timings)) for record in records] == [
+        (Verdict.PASS, []), (Verdict.FAIL_NUMERIC, []),
+    ]  # fmt: skip
+
+
+def test_a_time_below_its_floor_is_an_error_of_the_benchmark(
+    timed: Callable[[str], Record], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(speed_module, "SLACK", 1e-9)
+    record = timed("right")
+    assert (record.verdict, list(record.timings)) == (Verdict.ERROR, [])
+    assert "expected at least its floor" in record.reason
 
 
 def test_a_wrong_kernel_has_no_time(timed: Callable[[str], Record]) -> None:
@@ -49,5 +78,11 @@ def test_a_kernel_that_dies_while_it_is_timed_has_no_time(timed: Callable[[str],
 
 def test_a_kernel_that_goes_wrong_after_some_calls_has_no_time(timed: Callable[[str], Record]) -> None:
     record = timed("tires")
+    assert (record.verdict, list(record.timings)) == (Verdict.FAIL_NUMERIC, [])
+    assert record.reason.startswith("while it was timed")
+
+
+def test_a_kernel_that_goes_wrong_on_other_inputs_has_no_time(timed: Callable[[str], Record]) -> None:
+    record = timed("remembers")
     assert (record.verdict, list(record.timings)) == (Verdict.FAIL_NUMERIC, [])
     assert record.reason.startswith("after it was timed")

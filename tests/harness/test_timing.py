@@ -1,12 +1,21 @@
+"""Intervals cover as often as they say; on six models of noise, equal kernels raise no alarm and 5 % are seen."""
+
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
-from harness.timing import compare, interval, time_pair
+from harness.bench.stopwatch import prepared, time_rounds
+from harness.timing import SAME, Ratio, compare, interval, is_settled, noise_of, verdict_of
+from tests.harness.timing_models import MODELS, arms
 
 COUNTS = (8, 11, 21, 31, 64)
+TRIALS = 300
+ALARMS = ("FASTER", "SLOWER")
+USABLE = [name for name in MODELS if name != "wild"]
+"""Machines on which 5 % can be told."""
 
 
 def coverage(count: int, low: int, high: int) -> float:
@@ -58,53 +67,165 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     assert abs(covered - trials * expected) <= spread
 
 
-def noisy(seed: int, factor: float, *, noise: float) -> tuple[list[float], list[float]]:
-    """Returns times of a candidate and of a baseline on a machine whose speed drifts, the same for both."""
-    generator = torch.Generator().manual_seed(seed)
-    drift = torch.randn(31, generator=generator, dtype=torch.float64).cumsum(0).mul(0.1).exp()
-    own = torch.randn(2, 31, generator=generator, dtype=torch.float64).mul(noise).exp()
-    return (factor * drift * own[0]).tolist(), (drift * own[1]).tolist()
+# -- verdicts --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(0.5, "FASTER"), (0.95, "FASTER"), (1.0, "SAME"), (1.05, "SLOWER"), (2.0, "SLOWER")]
+    ("low", "high", "noise", "verdict"),
+    [
+        (0.03, 0.05, 0.01, "SLOWER"),
+        (0.03, 0.05, 0.04, "AMBIGUOUS"),
+        (0.01, 0.05, 0.0, "AMBIGUOUS"),
+        (-0.05, -0.03, 0.01, "FASTER"),
+        (-0.05, -0.03, 0.04, "AMBIGUOUS"),
+        (-0.01, 0.01, 0.01, "SAME"),
+        (-0.01, 0.01, 0.03, "AMBIGUOUS"),
+        (-0.03, 0.01, 0.01, "AMBIGUOUS"),
+    ],
 )
-def test_a_clear_ratio_is_called_by_its_name(factor: float, verdict: str) -> None:
-    assert compare(*noisy(1, factor, noise=0.005))[-1] == verdict
+def test_a_verdict_is_beyond_the_smallest_effect_and_the_noise(
+    low: float, high: float, noise: float, verdict: str
+) -> None:  # fmt: skip
+    assert verdict_of(low, high, noise) == verdict
 
 
-def test_noise_is_ambiguous() -> None:
-    assert compare(*noisy(2, 1.0, noise=0.5))[-1] == "AMBIGUOUS"
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_equal_arms_are_never_called_faster_or_slower(seed: int) -> None:
-    assert compare(*noisy(seed, 1.0, noise=0.1))[-1] in {"SAME", "AMBIGUOUS"}
+def test_too_few_rounds_give_no_verdict() -> None:
+    assert [compare([2.0] * count, [1.0] * count, noise=0.0).verdict for count in (7, 8)] == ["AMBIGUOUS", "SLOWER"]
 
 
 def test_a_ratio_is_the_inverse_of_the_other_way_round() -> None:
-    ours, theirs = noisy(3, 1.3, noise=0.1)
-    ratio, low, high, _ = compare(ours, theirs)
-    back, back_low, back_high, _ = compare(theirs, ours)
+    theirs, ours, again = time_rounds(arms("loud", 3, 1.0, 1.3), rounds=31)
+    noise = noise_of(theirs, again)
+    one, other = compare(ours, theirs, noise=noise), compare(theirs, ours, noise=noise)
     # One exponential each, of numbers below 1: a few units in the last place.
-    assert (1 / back, 1 / back_high, 1 / back_low) == pytest.approx((ratio, low, high), rel=16 * 2**-53)
+    assert (1 / other.ratio, 1 / other.high, 1 / other.low) == pytest.approx(
+        (one.ratio, one.low, one.high), rel=16 * 2**-53
+    )
 
 
-def test_the_arms_take_turns_that_reverse_every_round() -> None:
+# -- rates on models of noise ----------------------------------------------------------------------------------------
+
+Measure = Callable[[str, int, float], str]
+
+
+def measured(model: str, seed: int, factor: float) -> str:
+    """Returns the verdict on a candidate that takes ``factor`` times as long, as ``attest bench`` comes to it."""
+    theirs, ours, again = time_rounds(arms(model, seed, 1.0, factor), rounds=21, most=168)
+    return compare(ours, theirs, noise=noise_of(theirs, again)).verdict
+
+
+def false_alarms(measure: Measure, model: str) -> int:
+    return sum(measure(model, seed, 1.0) in ALARMS for seed in range(TRIALS))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_equal_kernels_raise_at_most_one_alarm_in_a_hundred(model: str) -> None:
+    assert 100 * false_alarms(measured, model) <= TRIALS
+
+
+@pytest.mark.parametrize("model", USABLE)
+@pytest.mark.parametrize(("factor", "verdict"), [(1.05, "SLOWER"), (1 / 1.05, "FASTER")])
+def test_five_percent_are_called_by_their_name_in_nineteen_of_twenty(
+    model: str, factor: float, verdict: str
+) -> None:  # fmt: skip
+    called = [measured(model, seed, factor) for seed in range(60)]
+    assert 20 * called.count(verdict) >= 19 * len(called)
+    assert not set(ALARMS) - {verdict} & set(called)
+
+
+@pytest.mark.parametrize("model", ["quiet", "heavy tails", "drift", "bimodal"])
+def test_equal_kernels_are_mostly_called_the_same(model: str) -> None:
+    called = [measured(model, seed, 1.0) for seed in range(60)]
+    assert 20 * called.count("SAME") >= 19 * len(called)
+
+
+def test_what_is_no_machine_to_measure_on_says_so() -> None:
+    theirs, ours, again = time_rounds(arms("wild", 1, 1.0, 1.0), rounds=8)
+    assert compare(ours, theirs, noise=noise_of(theirs, again)).verdict == "AMBIGUOUS"
+
+
+def blocks(model: str, seed: int, factor: float) -> str:
+    """The planted mistake of most benchmarks: all of one arm, then all of the other."""
+    theirs, ours = arms(model, seed, 1.0, factor)
+    first, second = ([arm.turn() for _ in range(42)] for arm in (theirs, ours))
+    return compare(second, first, noise=0.0).verdict
+
+
+def one_way(model: str, seed: int, factor: float) -> str:
+    """The planted mistake of turns that are never reversed."""
+    theirs, ours = arms(model, seed, 1.0, factor)
+    pairs = [(theirs.turn(), ours.turn()) for _ in range(42)]
+    return compare([two for _, two in pairs], [one for one, _ in pairs], noise=0.0).verdict
+
+
+def bell_curve(model: str, seed: int, factor: float) -> str:
+    """The planted mistake of an interval that needs many values: the mean and two standard errors of few rounds."""
+    theirs, ours, _ = time_rounds(arms(model, seed, 1.0, factor), rounds=8)
+    ratio = [one / other for one, other in zip(ours, theirs, strict=True)]
+    middle, error = statistics.fmean(ratio), statistics.stdev(ratio) / math.sqrt(len(ratio))
+    return verdict_of(math.log(max(middle - 2 * error, 1e-9)), math.log(middle + 2 * error))
+
+
+def until_it_is_clear(model: str, seed: int, factor: float) -> str:
+    """The planted mistake of measuring on until the candidate's verdict is one."""
+    machine = arms(model, seed, 1.0, factor)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(40):
+        first, second, _ = time_rounds(machine, rounds=4)
+        theirs, ours = theirs + first, ours + second
+        found = compare(ours, theirs, noise=0.0).verdict
+        if found in ALARMS:
+            return found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mistake", "model"),
+    [(blocks, "bimodal"), (blocks, "drift"), (one_way, "drift"), (bell_curve, "wild"), (until_it_is_clear, "wild")],
+)
+def test_a_planted_mistake_raises_more(mistake: Measure, model: str) -> None:
+    assert 100 * false_alarms(mistake, model) > TRIALS
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_stop_looks_at_the_equal_arms_alone(model: str) -> None:
+    slow, fast = (time_rounds(arms(model, 5, 1.0, factor), rounds=8, most=64) for factor in (1.0, 3.0))
+    assert len(slow[0]) == len(fast[0])
+
+
+# -- rounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_is_a_pass_and_one_backwards_with_the_baseline_at_both_ends() -> None:
     calls: list[str] = []
-    arms: list[Callable[[], object]] = [lambda: calls.append("a"), lambda: calls.append("b")]
-    seconds = time_pair(arms, repeats=3, synchronize=lambda: None)
-    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
-    assert [len(arm) for arm in seconds] == [3, 3]
+    named = arms("quiet", 0, 1.0, 1.0)
+
+    def noted(name: str) -> Callable[[], float]:
+        return lambda: calls.append(name) or 1e-3  # type: ignore[func-returns-value]
+
+    watched = [type(arm)(arm.launch, noted(name), 1, "host", []) for arm, name in zip(named, "ab", strict=True)]
+    seconds = time_rounds(watched, rounds=2)
+    assert "".join(calls) == "aba" + "aba" + "aba" + "aba"
+    assert [len(each) for each in seconds] == [2, 2, 2]
 
 
-def test_the_device_is_waited_for_inside_the_measured_time() -> None:
-    order: list[str] = []
-    time_pair([lambda: order.append("call")], repeats=2, synchronize=lambda: order.append("wait"))
-    assert order == ["call", "wait"] * 3
+def test_rounds_go_on_while_the_noise_is_large_and_end_at_their_limit() -> None:
+    quiet, loud = (time_rounds(arms(model, 2, 1.0, 1.0), rounds=8, most=32) for model in ("quiet", "wild"))
+    assert (len(quiet[0]), len(loud[0])) == (8, 32)
+    assert is_settled(quiet[0], quiet[-1])
+
+
+def test_a_linear_drift_leaves_no_trace() -> None:
+    theirs, ours, again = time_rounds(arms("drift", 1, 1.0, 1.0), rounds=64)
+    # What is left is the turns' own noise of 0.004, halved twice by the means and then by the number of rounds.
+    assert abs(statistics.fmean(math.log(one / other) for one, other in zip(ours, theirs, strict=True))) < 0.004
+    assert noise_of(theirs, again) < SAME / 2
 
 
 def test_a_callable_beside_itself_is_neither_faster_nor_slower() -> None:
     x = torch.ones(64, 64)
-    arms = [lambda: x @ x, lambda: x @ x]
-    assert compare(*time_pair(arms, repeats=31, synchronize=lambda: None))[-1] in {"SAME", "AMBIGUOUS"}
+    sets: Sequence[Callable[[], object]] = [lambda: x @ x]
+    theirs, ours, again = time_rounds([prepared(sets, "cpu", graphs=False) for _ in range(2)], rounds=11)
+    found: Ratio = compare(ours, theirs, noise=noise_of(theirs, again))
+    assert found.verdict in {"SAME", "AMBIGUOUS"}

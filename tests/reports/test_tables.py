@@ -78,8 +78,10 @@ def test_an_output_without_a_ratio_leaves_its_cell_empty() -> None:
 
 
 def test_speed_table_has_times_and_the_ratio_to_the_baseline() -> None:
-    beside = Comparison(baseline="eager", ratio=0.5, low=0.25, high=0.75, verdict="FASTER")
-    timing = Timing(phase="forward", median_us=8.0, low_us=7.0, high_us=9.0, repeats=30, threads=1, comparison=beside)
+    beside = Comparison(baseline="eager", ratio=0.5, low=0.25, high=0.75, verdict="FASTER", noise=0.01)
+    timing = Timing(
+        phase="forward", median_us=8.0, low_us=7.0, high_us=9.0, repeats=30, threads=1, comparison=beside, floor_us=2.0
+    )  # fmt: skip
     assert only_row(speed_table([record(timings=[timing])])) == {
         "op": "rms_norm",
         "candidate": "triton-bf16",
@@ -92,13 +94,15 @@ def test_speed_table_has_times_and_the_ratio_to_the_baseline() -> None:
         "high_us": 9.0,
         "repeats": 30,
         "threads": 1,
+        "how": "host",
+        "floor_us": 2.0,
         "baseline": "eager",
         "ratio": 0.5,
         "ratio_low": 0.25,
         "ratio_high": 0.75,
+        "noise": 0.01,
         "verdict": "FASTER",
-        "floor_us": None,
-        "share": None,
+        "share": 0.25,
         "case_id": "c0ffee",
     }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.bench.shapes import TIMED
 from harness.gpu import __main__ as campaign
 from harness.gpu.pack import pack
 from harness.gpu.runner import Outcome, read_outcomes, run_step
-from harness.gpu.shapes import TIMED
 from harness.gpu.steps import Plan, Step, steps
 
 

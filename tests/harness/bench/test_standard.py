@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cases import case_from_data
-from harness.gpu.bench import Bench
-from harness.gpu.costs import Ceilings, cost, floor_us
-from harness.gpu.peers import PEERS
-from harness.gpu.shapes import REHEARSED, TIMED, standard_cases
-from harness.gpu.stopwatch import prepared, time_rounds
-from harness.gpu.timed_inputs import timed_inputs
-from harness.gpu.verified import PartJudge
+from harness.bench.inputs import timed_inputs
+from harness.bench.parts import PartJudge
+from harness.bench.peers import PEERS
+from harness.bench.shapes import REHEARSED, TIMED, standard_cases
+from harness.bench.standard import Bench
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Verdict
@@ -84,24 +81,6 @@ def test_all_standard_shapes_are_cases() -> None:
 
 def test_peers_are_of_timed_operations() -> None:
     assert PEERS.keys() <= TIMED.keys()
-
-
-def test_the_floor_of_causal_attention_counts_the_visible_pairs() -> None:
-    fields = {"batch": 2, "query_tokens": 5, "key_tokens": 5, "key_heads": 1, "group": 3, "head_dim": 8, "value_dim": 8}
-    case = case_from_data({"op": "attention", "dtype": "bfloat16", **fields, "window_left": None, "window_right": 0})
-    _, flops = cost(case, timed_inputs(case, "cpu", 1), "forward")
-    assert flops == 2 * 2 * 3 * (8 + 8) * (1 + 2 + 3 + 4 + 5)
-
-
-def test_the_floor_of_a_copy_like_operation_is_its_bytes_over_the_bandwidth() -> None:
-    case = case_of("silu_mul")
-    found = floor_us(case, timed_inputs(case, "cpu", 1), "forward", Ceilings(copy_gb_s=1.0, matmul_tflop_s=1.0))
-    assert found == pytest.approx(3 * 2 * 32 * 64 / 1e9 * 1e6)
-
-
-def test_rounds_measure_every_arm_as_often() -> None:
-    arms = [prepared([lambda: torch.zeros(4)], "cpu", graphs=True) for _ in range(3)]
-    assert [len(each) for each in time_rounds(arms, "cpu", repeats=4)] == [4, 4, 4]
 
 
 def test_ours_gets_no_time_without_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:

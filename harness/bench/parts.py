@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.bench.inputs import Part, part_of, sparse_cotangent
 from harness.budget import Budget, measure_budgets
-from harness.gpu.timed_inputs import Part, part_of, sparse_cotangent
 from harness.judge import judge, judge_missing
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
@@ -62,10 +62,16 @@ class PartJudge:
         self, function: Callable[..., Any], recipe: Recipe, *, with_gradients: bool = True
     ) -> tuple[Verdict, str]:
         """Returns the verdict on the part of a call, and its reason; ``out`` alone where gradients are not wanted."""
-        found = pulled(self._row, self._inputs, function, self.cotangent if with_gradients else None)
+        return self.judged_values(
+            pulled(self._row, self._inputs, function, self.cotangent if with_gradients else None), recipe
+        )
+
+    def judged_values(self, found: Mapping[str, Tensor | None], recipe: Recipe) -> tuple[Verdict, str]:
+        """Returns the verdict on what a call returned for these inputs, gradients from the judge's cotangent."""
         values = {
-            name: None if item is None else self._taken(name.removeprefix(GRAD), item) for name, item in found.items()
-        }
+            name: None if item is None else self._taken(name.removeprefix(GRAD), item)
+            for name, item in found.items() if name == "out" or name.startswith(GRAD)
+        }  # fmt: skip
         verdict, reason = Verdict.PASS, ""
         for factor in (1, MORE):
             verdict, reason = overall(self._judgements(values, recipe, factor))

@@ -1,4 +1,4 @@
-"""The standard shapes: what is timed on a GPU, as cases, and the small ones of a rehearsal.
+"""The standard shapes: what is timed on a GPU and on a CPU, as cases, and the small ones of a rehearsal.
 
 Attention has 2048 channels of queries at 16,384 tokens in all; the delta rule's shapes are those of fla's own
 benchmark; operations that only move memory have more than 100 MB of it.
@@ -10,7 +10,7 @@ from typing import Any
 from harness.cases import case_from_data
 from harness.operations.case import Case
 
-__all__ = ["REHEARSED", "TIMED", "standard_cases"]
+__all__ = ["ON_CPU", "REHEARSED", "TIMED", "standard_cases"]
 
 Fields = Mapping[str, Any]
 
@@ -71,6 +71,55 @@ REHEARSED: Mapping[str, tuple[Fields, ...]] = {
     "mamba_decay": ({"batch": 1, "tokens": 32, "heads": 4},),
 }
 """The same operations, small enough for a CPU."""
+
+
+_HEADS = {"batch": 1, "query_tokens": 512, "key_tokens": 512, "head_dim": 64, "value_dim": 64, "window_right": 0}
+
+ON_CPU: Mapping[str, tuple[Fields, ...]] = {
+    "rms_norm": ({"batch": 1, "tokens": 1024, "channels": 1024},),
+    "gated_rms_norm": ({"batch": 1, "tokens": 1024, "heads": 8, "channels": 128},),
+    "l2_norm": ({"batch": 1, "tokens": 1024, "heads": 8, "width": 128},),
+    "rope": ({"batch": 1, "tokens": 1024, "heads": 8, "width": 128},),
+    "rope_tables": ({"batch": 1, "tokens": 4096, "rope_dim": 128},),
+    "short_conv": ({"batch": 1, "tokens": 1024, "channels": 1024},),
+    "silu_mul": ({"batch": 1, "tokens": 1024, "channels": 1024},),
+    "mamba_decay": ({"batch": 1, "tokens": 8192, "heads": 64},),
+    "log_sigmoid_decay": ({"batch": 1, "tokens": 8192, "heads": 64},),
+    "attention": (
+        {**_HEADS, "key_heads": 8, "group": 1},
+        {**_HEADS, "key_heads": 2, "group": 4},
+        {**_HEADS, "key_heads": 8, "group": 1, "window_left": 128, "sinks": True},
+    ),
+    "varlen_attention": (
+        {
+            "query_lengths": (64, 256, 192), "key_lengths": (64, 256, 192), "key_heads": 8, "group": 1, "head_dim": 64,
+            "value_dim": 64, "window_right": 0,
+        },
+    ),
+    "flash_sdpa": (
+        {
+            "batch": 1, "query_tokens": 512, "key_tokens": 512, "key_heads": 2, "group": 4, "head_dim": 64,
+            "value_dim": 64,
+        },
+    ),
+    "gated_delta_rule": (_rule(1, 512, 4, 128), _rule(1, 256, 4, 64)),
+    "low_rank_projection": (
+        {"batch": 1, "tokens": 512, "in_features": 512, "bottleneck": 128, "out_features": 512},
+    ),
+    "grouped_query_attention": (
+        {"batch": 1, "tokens": 256, "hidden_size": 512, "key_heads": 2, "group": 4, "head_dim": 64},
+    ),
+    "multi_head_latent_attention": (
+        {
+            "batch": 1, "tokens": 256, "hidden_size": 512, "heads": 8, "nope_dim": 64, "rope_dim": 32, "value_dim": 64,
+            "kv_lora_rank": 128,
+        },
+    ),
+    "gated_delta_net": (
+        {"batch": 1, "tokens": 256, "hidden_size": 512, "key_heads": 4, "group": 2, "key_dim": 64, "value_dim": 64},
+    ),
+}  # fmt: skip
+"""By operation, what one thread of a CPU is timed on; small enough for the whole call to be judged."""
 
 
 def standard_cases(op: str, *, dtype: str, is_rehearsal: bool) -> Iterator[Case]:

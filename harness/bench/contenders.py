@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from harness.bench.peers import PEERS
 from harness.candidates import find_candidates
-from harness.gpu.peers import PEERS
 from optimized.candidate import Candidate, Recipe
 
 __all__ = ["Contender", "contenders"]

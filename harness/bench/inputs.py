@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.operations.base import Inputs, storage_dtype
 from harness.operations.case import Case
 
-__all__ = ["Part", "part_of", "sparse_cotangent", "timed_inputs"]
+__all__ = ["Part", "part_of", "rotations", "sparse_cotangent", "timed_inputs"]
 
 Part = Mapping[str, tuple[slice, ...]]
 """By name of an input or of ``out``, what of it is verified; what has no entry is taken whole."""
@@ -39,6 +39,19 @@ def timed_inputs(case: Case, device: str, seed: int) -> Inputs:
             tensors, options, out = _rows(fields, draw)
     wide = torch.float32 if case.op == "mamba_decay" else draw.dtype
     return Inputs(tensors=tensors, options=options, cotangents={"out": draw(*out).to(wide)})
+
+
+def rotations(inputs: Inputs, device: str, *, most: int) -> int:
+    """Returns how many sets of inputs are taken in turn, so that none is in the cache of a GPU when its turn comes.
+
+    Together they are at least four times the cache, unless that takes more sets than are allowed; at least two. On a
+    CPU it is one: small calls find their inputs in the cache there, again and again.
+    """
+    if device != "cuda":
+        return 1
+    cache = 4 * int(torch.cuda.get_device_properties(0).L2_cache_size)
+    size = sum(item.numel() * item.element_size() for item in inputs.tensors.values())
+    return min(most, max(2, -(-cache // size)))
 
 
 class _Draw:
