@@ -109,11 +109,12 @@ def healthy(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """The tests marked slow (compilers, longer campaigns), the cost of a budget, the speed of a campaign."""
+    """The tests marked slow (compilers, longer campaigns), the cost of a budget, the speed of campaigns."""
     install(session, "report", "certify", "dev")
     session.run("python", "-m", "pytest", "-m", "slow and not gpu", *session.posargs, env=ONE_THREAD)
     session.run("python", "-m", "tests.benchmarks.budget_cost", env=ONE_THREAD)
     session.run("python", "-m", "tests.benchmarks.campaign_speed", env=ONE_THREAD)
+    session.run("python", "-m", "tests.benchmarks.reference_speed", env=ONE_THREAD)
     session.run("python", "-m", "tests.gate.runs", env=ONE_THREAD)
 
 

@@ -183,11 +183,11 @@ def main(arguments: Sequence[str]) -> None:
     told: dict[int, int] = {}
     control.send(json.dumps({"status": "ready"}).encode())
     while True:
-        ready, *_ = select.select([control, woken], [], [])
+        ready, *_ = select.select([control.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
             _tell_who_ended(told)
-        if control not in ready:
+        if control.fileno() not in ready:
             continue
         said, descriptors, *_ = socket.recv_fds(control, _LARGEST_REQUEST, 3)
         if not said:
