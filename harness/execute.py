@@ -20,11 +20,13 @@ from typing import Any, Self
 from torch import Tensor
 
 from harness.errors import TestbenchError
+from harness.nursery import Child, NurseryError, forget, nursery_for
 from harness.wire import receive, send
 
 __all__ = ["Answer", "Worker"]
 
 _START_LIMIT_S = 120.0
+_MODULE = "harness.worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Worker:
         device: str = "cpu",
         threads: int = 1,
         limit_s: float = 120.0,
-        module: str = "harness.worker",
+        module: str = _MODULE,
         environment: Mapping[str, str] | None = None,
         memory_bytes: int | None = None,
     ) -> None:
@@ -76,7 +78,7 @@ class Worker:
         self._module = module
         self._own_environment = dict(environment or {})
         self._memory_bytes = memory_bytes
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
         self._connection: Connection | None = None
         self.hung: Counter[str] = Counter()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker does
@@ -109,7 +111,8 @@ class Worker:
     def kill(self) -> None:
         """Ends the worker at once; safe in a signal handler."""
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the worker and everything that it started."""
@@ -138,15 +141,7 @@ class Worker:
         self.close()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(theirs.fileno()), self._device, str(self._threads)],
-                pass_fds=(theirs.fileno(),),
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                start_new_session=True,  # Ctrl-C belongs to the campaign, which ends its workers itself
-            )
+            self._process = self._born(theirs.fileno()) or self._started(theirs.fileno())
         self._connection = Connection(ours.detach())
         self._limit_memory(self._process.pid)
         if not self._connection.poll(_START_LIMIT_S):
@@ -159,6 +154,33 @@ class Worker:
             self.close()
             raise TestbenchError(f"worker: cannot be started ({words})") from error
         return self._connection
+
+    def _born(self, connection: int) -> Child | None:
+        """Returns a worker from the nursery; None where there is none, and a process of its own is the way."""
+        if self._device != "cpu" or self._module != _MODULE:
+            return None
+        environment = self._environment()
+        try:
+            nursery = nursery_for(environment)
+        except NurseryError:
+            return None
+        try:
+            arguments = (self._device, str(self._threads))
+            return nursery.start(arguments, environment, connection=connection, output=self._output.fileno())
+        except NurseryError:
+            forget(nursery)
+            return None
+
+    def _started(self, connection: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", self._module, str(connection), self._device, str(self._threads)],
+            pass_fds=(connection,),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,  # Ctrl-C belongs to the campaign, which ends its workers itself
+        )
 
     def _limit_memory(self, pid: int) -> None:
         """Limits what the worker may allocate: beyond it an allocation raises there, in the candidate's own call."""

@@ -47,5 +47,6 @@ def _kept_state() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_device(None if device == torch.device("cpu") else device)
         torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() is not deterministic:
+            torch.use_deterministic_algorithms(deterministic)
         torch.set_float32_matmul_precision(precision)

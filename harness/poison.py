@@ -99,7 +99,8 @@ def _bound_to(functions: Sequence[Callable[..., Tensor]]) -> list[tuple[object, 
     ]  # fmt: skip
     return [
         (module, name, value)
-        for module in modules for name, value in list(vars(module).items()) if id(value) in wanted
+        for module in modules if not wanted.isdisjoint(map(id, list(vars(module).values())))
+        for name, value in list(vars(module).items()) if id(value) in wanted
     ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from harness.bench.stopwatch import on_own_stream
 from harness.call import Call
 from harness.candidates import find_candidates
 from harness.cases import case_from_data
+from harness.interpreter import quicken
 from harness.operations.base import Inputs, Operation
 from harness.operations.case import Case
 from harness.ops import operation
@@ -214,7 +215,8 @@ def _reset_torch(threads: int) -> None:
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)  # noqa: FBT003 - torch's own signature
+    if torch.are_deterministic_algorithms_enabled():  # asked first: torch imports its compiler to set it, for seconds
+        torch.use_deterministic_algorithms(False)  # noqa: FBT003 - torch's own signature
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)
 
@@ -239,6 +241,7 @@ def _launches() -> Iterator[_Launches]:
     if interpreter is None:
         yield launches
         return
+    quicken()
     executor = interpreter.GridExecutor
     original = executor.__call__
 

@@ -11,11 +11,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from reference.checks import require_bool, require_broadcastable, require_divisible, require_floats, require_shape
 from reference.masks import Window, require_window, visible_pairs
 
 __all__ = ["AttentionOutput", "attention"]
+
+_PAIRS = 2**23
+"""Query-key pairs that are looked at together; more take turns, so that memory stays linear in the tokens."""
 
 
 class AttentionOutput(NamedTuple):
@@ -76,16 +80,45 @@ def attention(
     keys = key.repeat_interleave(H // G, 2)
     values = value.repeat_interleave(H // G, 2)
 
-    logits = scale * torch.einsum("bthd,bshd->bhts", query, keys)
+    def of(rows: slice) -> AttentionOutput:
+        return _of_rows(
+            query, keys, values, rows, scale=scale, window=window, sinks=sinks, key_mask=key_mask, bias=bias
+        )
+
+    block = max(1, _PAIRS // max(1, B * H * S))
+    if block >= T:
+        return of(slice(0, T))
+    parts = [
+        checkpoint(of, slice(start, min(start + block, T)), use_reentrant=False, preserve_rng_state=False)
+        for start in range(0, T, block)
+    ]
+    return AttentionOutput(torch.cat([part.out for part in parts], 1), torch.cat([part.lse for part in parts], 2))
+
+
+def _of_rows(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rows: slice,
+    *,
+    scale: float,
+    window: Window,
+    sinks: Tensor | None,
+    key_mask: Tensor | None,
+    bias: Tensor | None,
+) -> AttentionOutput:
+    """The definition for some of the query tokens; keys and values have H heads here."""
+    (T, H), S = query.shape[1:3], keys.shape[1]
+    logits = scale * torch.einsum("bthd,bshd->bhts", query[:, rows], keys)
     if bias is not None:
-        logits = logits + bias
-    visible = visible_pairs(T, S, window=window, device=query.device)
+        logits = logits + (bias[..., rows, :] if bias.dim() > 1 and bias.shape[-2] > 1 else bias)
+    visible = visible_pairs(T, S, window=window, device=query.device, rows=rows)
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :]
     logits = logits.masked_fill(~visible, -torch.inf)
 
     sink = query.new_full((H,), -torch.inf) if sinks is None else sinks
-    logits = torch.cat((logits, sink[None, :, None, None].expand(B, H, T, 1)), -1)
+    logits = torch.cat((logits, sink[None, :, None, None].expand(*logits.shape[:-1], 1)), -1)
     largest = logits.detach().amax(-1, keepdim=True)
     empty = largest == -torch.inf
     shift = largest.masked_fill(empty, 0)

@@ -122,16 +122,17 @@ def _recurrence(
     state: Tensor,
 ) -> GatedDeltaRuleOutput:
     """The three lines of the definition; all tensors have H heads here."""
-    decay = None if log_decay is None else log_decay.exp()[..., None, None]
+    decay = torch.ones_like(beta) if log_decay is None else log_decay.exp()
+    written_key = beta.unsqueeze(-1) * key
+    rows = (query.unsqueeze(-2), key.unsqueeze(-2), value.unsqueeze(-2))
+    # unbind and not an index: the gradient of an index is a tensor of all tokens, for each of them.
+    steps = [x.unbind(1) for x in (*rows, written_key.unsqueeze(-1), decay[..., None, None])]
     outs = [value[:, :0]]
-    for t in range(value.shape[1]):
-        q, k = query[:, t].unsqueeze(-1), key[:, t].unsqueeze(-1)
-        v, b = value[:, t].unsqueeze(-2), beta[:, t, :, None, None]
-        if decay is not None:
-            state = decay[:, t] * state
-        state = state + b * k * (v - k.mT @ state)
-        outs.append(scale * (q.mT @ state).mT.squeeze(-1).unsqueeze(1))
-    return GatedDeltaRuleOutput(torch.cat(outs, 1), state)
+    for q, k, v, written, g in zip(*steps, strict=True):
+        state = g * state
+        state = state + written @ (v - k @ state)
+        outs.append((q @ state).transpose(1, 2))
+    return GatedDeltaRuleOutput(scale * torch.cat(outs, 1), state)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor | None, beta: Tensor) -> None:

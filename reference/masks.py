@@ -12,8 +12,10 @@ Window = tuple[int | None, int | None]
 """Keys to the left and to the right of a token that it sees beside its own; ``None`` is unbounded."""
 
 
-def visible_pairs(T: int, S: int, *, window: Window, device: torch.device) -> Tensor:
-    """Returns the pairs of query and key that a window allows, a boolean ``(T, S)``.
+def visible_pairs(
+    T: int, S: int, *, window: Window, device: torch.device, rows: slice = slice(None)
+) -> Tensor:  # fmt: skip
+    """Returns the pairs of query and key that a window allows, a boolean ``(T, S)``, or those of some ``rows`` of it.
 
     Definition:
         Query ``t`` sits at key position ``t + (S - T)``: the last query is aligned with the last key. It sees key ``s``
@@ -29,8 +31,8 @@ def visible_pairs(T: int, S: int, *, window: Window, device: torch.device) -> Te
     """
     require_window("window", window)
     left, right = window
-    offset = torch.arange(S, device=device) - (torch.arange(T, device=device).unsqueeze(-1) + (S - T))
-    visible = torch.ones(T, S, dtype=torch.bool, device=device)
+    offset = torch.arange(S, device=device) - (torch.arange(T, device=device)[rows].unsqueeze(-1) + (S - T))
+    visible = torch.ones(offset.shape, dtype=torch.bool, device=device)
     if left is not None:
         visible = visible & (offset >= -left)
     if right is not None:

@@ -99,7 +99,7 @@ def attest_run(script: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def test_a_run_killed_at_20_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
     """The whole command: killed while it starts, draws, judges, or writes, resumed, killed again."""
     script = tmp_path / "tiny.py"
-    script.write_text(TINY.replace('"rms_norm": 600', '"rms_norm": 90'), encoding="utf-8")
+    script.write_text(TINY.replace('"rms_norm": 150', '"rms_norm": 90'), encoding="utf-8")
     whole = attest_run(script, "--out", str(tmp_path / "whole"))
     assert whole.wait(timeout=LIMIT_S) == 0
     out = tmp_path / "killed"

@@ -1,4 +1,5 @@
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -283,3 +284,30 @@ def test_a_wrong_argument_is_refused(change: dict[str, Any], error: type[Excepti
     tensors = dict(zip(("query", "key", "value"), _inputs(), strict=True))
     arguments: dict[str, Any] = {**tensors, "scale": 0.5, **change}
     assert_refused(lambda: attention(**arguments), error, *parts)
+
+
+@pytest.mark.parametrize("bias_shape", [(2, 4, 7, 9), (7, 9), (9,), (4, 1, 9)], ids=str)
+def test_blocks_of_queries_change_neither_results_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, bias_shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+
+    def call() -> list[torch.Tensor]:
+        generator.manual_seed(5)
+        shapes = {"query": (2, 7, 4, 3), "key": (2, 9, 2, 3), "value": (2, 9, 2, 5), "sinks": (4,), "bias": bias_shape}
+        made = {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+            for name, shape in shapes.items()
+        }
+        found = attention(
+            made["query"], made["key"], made["value"], scale=0.5, window=(3, 1), sinks=made["sinks"], bias=made["bias"]
+        )
+        loss = (found.out * torch.randn(found.out.shape, generator=generator, dtype=torch.float64)).sum()
+        return [*found, *torch.autograd.grad(loss + found.lse.square().sum(), list(made.values()))]
+
+    whole = call()
+    # The module and not the function of its name: blocks of two tokens.
+    monkeypatch.setattr(sys.modules["reference.attention"], "_PAIRS", 2 * 4 * 9 * 2)
+    for one, other in zip(whole, call(), strict=True):
+        # Sums over 7 tokens, 4 heads and 2 batch rows in another order: a rounding of the largest term for each.
+        assert (one - other).abs().max().item() <= 7 * 4 * 2 * 2**-53 * max(one.abs().max().item(), 1.0)
