@@ -1,43 +1,16 @@
-"""Gate, inverse and state of the chunked gated delta rule, with the errors that they have in chunks and token by token.
+"""Inverse and state of the chunked gated delta rule, with the errors that they have in chunks and token by token.
 
 Letters: ``K`` samples, ``B`` batch, ``T`` tokens, ``H`` value heads, ``D`` query/key width, ``V`` value width, ``C``
 tokens of a chunk.
 """
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.emulators.arithmetic import Arithmetic, shared
 from harness.emulators.delta_rule_points import Context, apply
-from harness.emulators.rounding import unit
 
-__all__ = ["MAX_CHUNK", "decays", "inverse", "read_locally", "summed_gate", "update_state"]
-
-MAX_CHUNK = 64
-"""Longest chunk that a kernel goes through at once."""
-
-
-def summed_gate(arithmetic: Arithmetic, point: str, log_decay: Tensor) -> Tensor:
-    """Returns log decays ``(K, B, T, H)`` whose sums err as sums in the accumulator's format do.
-
-    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest chunk is rounded,
-    and every token's exponential may be off by the recipe's ``exp_error``, that of a gate of 0 excepted. The gradient
-    is a sum from the chunk's end, with one rounding per token.
-    """
-    return apply(_SummedGate, log_decay, arithmetic, point)
-
-
-def decays(arithmetic: Arithmetic, point: str, exponents: Tensor, *, terms: int) -> Tensor:
-    """Returns ``exp`` of sums of up to ``terms`` log decays.
-
-    Kernels take a difference of two sums or add up the tokens of each exponent by themselves. Either rounds every
-    exponent on its own, beyond what the sums from a chunk's start share, and an error of an exponent is a relative one
-    of the decay: where all that remains has decayed by ``exp(-30)``, it is larger than that of ``exp``.
-    """
-    return apply(_Decays, exponents, terms, arithmetic, point)
+__all__ = ["inverse", "read_locally", "update_state"]
 
 
 def inverse(arithmetic: Arithmetic, point: str, coupling: Tensor) -> Tensor:
@@ -88,62 +61,6 @@ def update_state(
         remembered: number of the chunk's tokens whose rounding errors have not decayed, ``(1, B, H, 1, 1)``.
     """
     return apply(_UpdateState, *carried, *written, remembered, arithmetic, point)
-
-
-class _SummedGate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, log_decay: Tensor, arithmetic: Arithmetic, point: str) -> Tensor:
-        ctx.arithmetic, ctx.point = arithmetic, point
-        rounding, accumulator = arithmetic.rounding, arithmetic.recipe.accumulator
-        log_decay = shared(log_decay)
-        # 1000 is as good as more: exp underflows to 0 far below, and -inf would make NaN of a difference.
-        log_decay = log_decay.clamp(min=-1000.0)
-        sums = _sums_of_chunks(log_decay)
-        # A token's decay is seen as the difference of two rounded sums.
-        errors = rounding.accumulate(f"{point}.sum", sums, lambda: sums.abs() * math.sqrt(2), accumulator) - sums
-        # An error of exp, seen from its argument, is absolute.
-        size = (log_decay != 0) * (arithmetic.exp_error / unit(accumulator))
-        errors = errors + rounding.accumulate(f"{point}.exp", log_decay, size.clone, accumulator) - log_decay
-        return arithmetic.all_samples(log_decay + errors)
-
-    @staticmethod
-    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        arithmetic = ctx.arithmetic
-        grad = shared(grads[0])
-
-        def gauge() -> Tensor:
-            return _sums_of_chunks(grad.square().flip(2)).flip(2).sqrt_()
-
-        noisy = arithmetic.rounding.accumulate(f"{ctx.point}.grad", grad, gauge, arithmetic.recipe.accumulator)
-        return arithmetic.all_samples(noisy), None, None
-
-
-class _Decays(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, exponents: Tensor, terms: int, arithmetic: Arithmetic, point: str) -> Tensor:
-        accumulator = arithmetic.recipe.accumulator
-        exponents = shared(exponents)
-        value = exponents.exp()
-
-        def gauge() -> Tensor:
-            size = exponents.abs().mul_(math.sqrt(1 + terms / 3))
-            return size.add_(arithmetic.exp_error / unit(accumulator)).mul_(value)
-
-        value = arithmetic.all_samples(arithmetic.rounding.accumulate(point, value, gauge, accumulator))
-        ctx.save_for_backward(value)
-        return value
-
-    @staticmethod
-    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0] * ctx.saved_tensors[0], None, None, None
-
-
-def _sums_of_chunks(x: Tensor) -> Tensor:
-    """Returns the sums of ``(K, B, T, H)`` over tokens, anew in each of the longest chunks."""
-    tokens = x.shape[2]
-    padded = functional.pad(x, (0, 0, 0, -tokens % MAX_CHUNK))
-    samples, batch, _, heads = padded.shape
-    return padded.reshape(samples, batch, -1, MAX_CHUNK, heads).cumsum(3).flatten(2, 3)[:, :, :tokens]
 
 
 class _Inverse(torch.autograd.Function):

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from harness.emulators.arithmetic import Arithmetic, shared
+from harness.emulators.delta_rule_gate import MAX_CHUNK, decays, on_the_sides, summed_gate
 from harness.emulators.delta_rule_points import (
     chunks,
     gradient_in_storage,
@@ -43,7 +44,7 @@ from harness.emulators.delta_rule_points import (
     rounds_operands,
     scaled_operand,
 )
-from harness.emulators.delta_rule_state import MAX_CHUNK, decays, inverse, read_locally, summed_gate, update_state
+from harness.emulators.delta_rule_state import inverse, read_locally, update_state
 from harness.emulators.rounding import FORMAT_BITS, unit
 
 __all__ = ["emulate"]
@@ -133,7 +134,9 @@ def _sequence(
     written_key = _stored_operand(arithmetic, "key", gradient_in_storage(arithmetic, "key.inverse", key))
     query, value = _stored_operand(arithmetic, "query", query), _stored_operand(arithmetic, "value", value)
 
-    gate = gate.cumsum(-2)
+    gate, query, (read_key, written_key) = on_the_sides(
+        arithmetic, "gate.sides", gate.cumsum(-2), query, (read_key, written_key)
+    )
     last = gate[..., -1:, :]
     from_start = decays(arithmetic, "decay.from_start", gate, terms=length)
     to_end = decays(arithmetic, "decay.to_end", arithmetic.spread("gate.last", last, gate.shape) - gate, terms=length)

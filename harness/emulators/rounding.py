@@ -195,14 +195,23 @@ class Random:
         """Returns the sum moved by up to ``u`` times its gauge; more where equal terms walk the same way."""
         size = unit(fmt) * (4.0 if fmt == "float64" else 1.0)
         if walk is not None:
-            steps = walk(lambda label, terms, count: self._signs(f"{point}.{label}", terms, count))
-            return steps.to(torch.float64).mul_(gauge()).mul_(size / math.sqrt(3)).add_(value)
+            steps = walk(lambda label, terms, count: self._signs(f"{point}.{label}", terms, count)).to(torch.float64)
+            sized = gauge()
+            return self._of_pairs(point, steps, sized).mul_(sized).mul_(size / math.sqrt(3)).add_(value)
         drawn_by = value if key is None else key
         return self._noise(point, drawn_by).mul_(torch.copysign(gauge(), drawn_by).mul_(size)).add_(value)
 
     def approximate(self, point: str, value: Tensor, error: float) -> Tensor:
         """Returns the value moved by up to its relative error."""
         return self._noise(point, value).mul_(value * error).add_(value)
+
+    def _of_pairs(self, point: str, steps: Tensor, sized: Tensor) -> Tensor:
+        """Returns summed directions, and random ones where no sample has any: where terms are in opposite pairs.
+
+        Their sum is zero, but what was rounded off between a term and its opposite need not come back.
+        """
+        still = (steps == 0).all(0, keepdim=True) & (sized != 0)
+        return torch.where(still, self._noise(point, sized).mul_(math.sqrt(3)), steps) if bool(still.any()) else steps
 
     def _noise(self, point: str, value: Tensor) -> Tensor:
         """Returns numbers in (-1, 1), a function of the magnitude of the value, the point and the sample alone.

@@ -184,8 +184,10 @@ class Forward:
         """Returns the online softmax after the sink."""
         top, total, acc = state
         higher = torch.maximum(top, sink)
-        factor = torch.exp(top - higher)
-        return higher, total * factor + torch.exp(sink - higher), acc * factor
+        # A sink of -inf beside no key at all: -inf - -inf would be NaN.
+        base = higher.masked_fill(higher == -torch.inf, 0.0)
+        factor = torch.exp(top - base)
+        return higher, total * factor + torch.exp(sink - base), acc * factor
 
     def part(self, state: State) -> Part:
         """Returns output and LSE of a split."""

@@ -51,7 +51,8 @@ HARDLY_SEEN = {
 def verdict_of_flushing_attention() -> Verdict:
     candidate = next(item for item in CANDIDATES if item.name == "flash-flushed-fp32")
     case = case_from_data(HARDLY_SEEN)
-    return verify(case, [candidate], Here(candidate, "cpu"), Settings(relations="none"))[0].verdict
+    with Here(candidate, "cpu") as worker:
+        return verify(case, [candidate], worker, Settings(relations="none"))[0].verdict
 
 
 def test_attention_that_flushes_is_healthy_and_was_called_faulty_before(monkeypatch: pytest.MonkeyPatch) -> None:

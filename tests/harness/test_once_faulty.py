@@ -1,0 +1,65 @@
+"""Healthy kernels that were called faulty, each with the part of the model that it needs: without it, it is again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.cases import case_from_data
+from harness.emulators import delta_rule_gate, gated_delta_rule
+from harness.emulators.rounding import Random
+from harness.inprocess import Here
+from harness.records import Verdict
+from harness.verify import Settings, verify
+from tests.variants.healthy import CANDIDATES
+
+RULE = {"op": "gated_delta_rule", "batch": 1, "key_heads": 1, "group": 1, "key_dim": 4, "value_dim": 4}
+
+
+def without_pairs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Random, "_of_pairs", lambda self, point, steps, sized: steps)  # noqa: ARG005 - the model without it
+
+
+def without_other_chunks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(delta_rule_gate, "_starts_anywhere", lambda arithmetic: False)  # noqa: ARG005 - the same
+
+
+def without_sides(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gated_delta_rule, "on_the_sides", lambda arithmetic, point, gate, query, keys: (gate, query, keys))  # noqa: ARG005 - the same
+
+
+ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
+    "a sum of opposite pairs that comes out as a rounding error": (
+        "rms-norm-running-mean-bf16",
+        {
+            "op": "rms_norm", "dtype": "bfloat16", "regime": "two_valued", "cotangent": "power_of_two",
+            "seed": 981567884, "batch": 2, "tokens": 7, "channels": 27, "zero_centered": True,
+        },
+        without_pairs,
+    ),
+    "a difference of large sums of log decays in a chunk of 48 tokens": (
+        "wy-48-wide-fp16",
+        {
+            **RULE, "dtype": "float16", "regime": "wide", "cotangent": "power_of_two", "seed": 1147511746, "batch": 2,
+            "tokens": 65, "key_heads": 2, "group": 2, "normalize_qk": True,
+        },
+        without_other_chunks,
+    ),
+    "a gate's gradient as a difference of sums over channels": (
+        "wy-64-wide-sides-fp32", {**RULE, "dtype": "float32", "seed": 1122577614, "tokens": 1}, without_sides,
+    ),
+}  # fmt: skip
+
+
+def verdict(name: str, fields: dict[str, Any]) -> Verdict:
+    candidate = next(item for item in CANDIDATES if item.name == name)
+    with Here(candidate, "cpu") as worker:
+        return verify(case_from_data(fields), [candidate], worker, Settings(relations="none"))[0].verdict
+
+
+@pytest.mark.parametrize("what", ONCE_FAULTY)
+def test_it_passes_and_fails_without_what_it_needs(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, fields, plant = ONCE_FAULTY[what]
+    assert verdict(name, fields) is Verdict.PASS
+    plant(monkeypatch)
+    assert verdict(name, fields) is Verdict.FAIL_NUMERIC
