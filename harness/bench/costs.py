@@ -23,6 +23,9 @@ __all__ = ["Ceilings", "Cost", "cost", "floor_us"]
 
 Window = tuple[int | None, int | None]
 
+_LINEAR = frozenset({"rope"})
+"""Operations whose backward pass does not read what their gradients belong to."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
@@ -66,7 +69,9 @@ def cost(case: Case, inputs: Inputs, phase: str) -> Cost:
     is_backward = phase == PHASES[1]
     moved = sum(map(_size, inputs.cotangents.values())) + _read(row, fields, inputs)
     if is_backward:
-        moved += sum(_size(inputs.tensors[name]) for name in row.differentiable(inputs.tensors))
+        # A linear operation's gradient depends on its cotangent alone: it is written in place of what is not read.
+        written = sum(_size(inputs.tensors[name]) for name in row.differentiable(inputs.tensors))
+        moved += 0 if row.name in _LINEAR else written
     return Cost(bytes=float(moved), flops=float(_products(fields, inputs, is_backward=is_backward)))
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from optimized.kernels.attention.packing import Packing, longest, schedule
-from optimized.kernels.attention.tiling import AttentionTiles
+from optimized.kernels.attention.tiling import AttentionTiles, tile_channels
 from optimized.kernels.attention.window import effective_window
 from optimized.kernels.precision import kernel_input, kernels_are_interpreted, triton_dtype
 from optimized.kernels.target import architecture
-from optimized.kernels.tiling import padded_width
 
 __all__ = ["AttentionCall", "constants", "has_aligned_rows", "has_extras", "num_tiles", "settings", "shared_arguments"]
 
@@ -110,6 +109,7 @@ def constants(call: AttentionCall, tiles: AttentionTiles, *others: torch.Tensor)
     """Returns the compile-time arguments and the options that every kernel takes; ``others`` are loaded by rows too."""
     D, V = call.query.shape[3], call.value.shape[3]
     left, right = _effective_window(call)
+    storage: dict[str, Any] = {"dtype": call.query.dtype, "arch": architecture(call.query.device)}
     return {
         "HEADS_PER_KEY": call.query.shape[2] // call.key.shape[2],
         "WIDTH": D,
@@ -121,8 +121,8 @@ def constants(call: AttentionCall, tiles: AttentionTiles, *others: torch.Tensor)
         "IS_PACKED": call.packing is not None,
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
-        "BLOCK_D": padded_width(D),
-        "BLOCK_V": padded_width(V),
+        "BLOCK_D": tile_channels(D, **storage),
+        "BLOCK_V": tile_channels(V, **storage),
         "DTYPE": triton_dtype(call.query.dtype),
         "INTERPRETED": kernels_are_interpreted(),
         "IS_ALIGNED": all(has_aligned_rows(tensor) for tensor in (call.query, call.key, call.value, *others)),
