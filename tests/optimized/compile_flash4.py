@@ -76,6 +76,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(D=128, V=128, window=(None, 0), with_sinks=True, group=4),
         Case(D=192, V=128, window=(None, 0), is_packed=True),
     ),
+    "beside": (Case(D=128, V=128, window=(None, 0)),),
     "all": (*_GRID, *_OTHERS),
 }
 """Lists of cases by name."""
