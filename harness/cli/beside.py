@@ -5,6 +5,7 @@ import json
 import platform
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.candidates import find_candidates
 from harness.cli.options import new_folder
 from harness.cli.progress import output_console
 from harness.codegen.beside import SENTENCE, Line, beside_case, lines_of, other_line, totals, write_beside
+from harness.codegen.cases import probe_of
 from harness.codegen.offline import assembler_version
 from harness.codegen.results import Examination, write_results
 from harness.codegen.survey import Survey, Task
@@ -22,7 +24,7 @@ from harness.ops import OPS, operation
 __all__ = ["execute_beside"]
 
 _KERNELS = ".jsonl"
-_PROJECTS = ("fla-core", "liger-kernel", "flash-attn-4")
+_PROJECTS = ("fla-core", "liger-kernel")
 
 
 def execute_beside(arguments: argparse.Namespace, archs: Sequence[str], jobs: int) -> int:
@@ -70,6 +72,9 @@ def _examined(
         jobs=jobs, plugin=plugin, limit_s=float(arguments.limit), cache=arguments.cache,
         first_setting=not arguments.all_settings,
     ) as survey:  # fmt: skip
+        probes = [replace(task, case=probe_of(task.case)) for task in tasks]
+        without = {item.candidate for item in survey.examine(probes, probe=True) if item.status == "no_kernel"}
+        tasks = [task for task in tasks if task.candidate not in without]
         found = list(survey.examine(tasks))
     places = {(task.candidate, task.arch): place for place, task in enumerate(tasks)}
     kept = [item for item in found if item.kernels or item.status not in {"ok", "no_kernel"}]
@@ -88,7 +93,11 @@ def _kernels(path: Path, archs: Sequence[str]) -> Iterator[Line]:
 
 def _command(arguments: argparse.Namespace) -> str:
     """Returns the command that makes the same tables again; where they are put is left out."""
-    repeated = {"--op": arguments.op, "--arch": arguments.arch, "--beside": arguments.beside}
+    repeated = {
+        "--op": arguments.op,
+        "--arch": arguments.arch,
+        "--beside": [Path(each).name if each.endswith(_KERNELS) else each for each in arguments.beside],
+    }
     words = [word for option, values in repeated.items() for value in values or () for word in (option, value)]
     return shlex.join(["attest", "codegen", *words, *(["--all-settings"] if arguments.all_settings else [])])
 

@@ -109,7 +109,8 @@ def other_line(record: Mapping[str, Any]) -> Line:
     code = MachineCode(**{field.name: record[field.name] for field in fields(MachineCode)})
     is_backward = "backward" in code.function.lower() or "bwd" in code.function.lower()
     return Line(
-        op="attention", candidate="flash-attn-4", arch=record["arch"], phase="backward" if is_backward else "forward",
+        op="attention", candidate=f"flash-attn-4 {record['version']}", arch=record["arch"],
+        phase="backward" if is_backward else "forward",
         kernel=code.function, launches=1, bytes=None, instructions=None,
         **_needs(code, record["threads"] // _WARP_SIZE, record["dynamic_shared_bytes"]),
     )  # fmt: skip

@@ -54,7 +54,8 @@ def test_passes_are_told_apart() -> None:
 def test_kernels_that_triton_did_not_compile_are_read_from_their_lines() -> None:
     code = asdict(kernel(warp_group_products=3, warp_products=1).code)
     line = other_line({**code, "function": "FlashAttentionBackwardSm90", "arch": "sm_90", "threads": 384,
-                       "dynamic_shared_bytes": 1024})  # fmt: skip
+                       "version": "4.0", "dynamic_shared_bytes": 1024})  # fmt: skip
+    assert line.candidate == "flash-attn-4 4.0"
     assert (line.phase, line.warps, line.hgmma_share, line.bytes) == ("backward", 12, 0.75, None)
 
 
