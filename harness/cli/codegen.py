@@ -16,6 +16,7 @@ from rich.table import Table
 from harness.campaign import default_jobs
 from harness.candidates import find_candidates, select
 from harness.cases import case_from_text
+from harness.cli.beside import execute_beside
 from harness.cli.options import add_candidates, add_out, new_folder, positive, warn_broken
 from harness.cli.progress import error_console, output_console
 from harness.codegen.cases import codegen_cases, probe_of
@@ -55,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=positive, default=600, metavar="S", help="seconds a case may take (default 600)"
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what Triton compiled here for the next time")
+    parser.add_argument(
+        "--beside", action="append", metavar="FILE", help="compare with candidates of this plug-in; may be repeated"
+    )
+    parser.add_argument(
+        "--all-settings", action="store_true", help="with --beside: every setting of autotuning, not the first alone"
+    )
     parser.add_argument("--json", action="store_true", help="print each examination as one line of JSON")
     add_out(parser)
 
@@ -62,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     archs = [check_arch(arch) for arch in arguments.arch or ARCHITECTURES]
+    if arguments.beside:
+        return execute_beside(arguments, archs, arguments.jobs or default_jobs())
     candidates = _chosen(arguments)
     tasks = [task for arch in archs for task in _tasks(arguments, candidates, arch)]
     if not tasks:

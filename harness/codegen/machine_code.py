@@ -41,6 +41,7 @@ class MachineCode:
         warp_products: HMMA and its kin: the matrix instruction of one warp.
         tensor_memory_products: UTCHMMA and its kin: the matrix instruction tcgen05 (sm_100).
         wide_accesses: loads and stores of 128 bits a thread, in global or shared memory.
+        memory_accesses: loads and stores of any width, in global or shared memory.
         bulk_copies: copies of whole tiles by the tensor memory accelerator.
     """
 
@@ -55,6 +56,7 @@ class MachineCode:
     warp_products: int
     tensor_memory_products: int
     wide_accesses: int
+    memory_accesses: int
     bulk_copies: int
 
     @property
@@ -145,5 +147,6 @@ def _figures(name: str, listing: str, resources: Sequence[int]) -> MachineCode:
         wide_accesses=sum(
             each in _MEMORY_ACCESSES and "128" in code.split(".") for each, code in zip(names, codes, strict=True)
         ),
+        memory_accesses=count(*_MEMORY_ACCESSES),
         bulk_copies=count("UTMALDG", "UTMASTG", "UBLKCP"),
     )

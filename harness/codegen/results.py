@@ -27,6 +27,10 @@ class CompiledKernel:
         shared_bytes: shared memory of a program.
         matrix_product: whether the source multiplies matrices (``tl.dot``), whatever the compiler made of it.
         code: figures of the machine code.
+        phase: ``forward`` or ``backward``.
+        launches: how often the call launches it; 0 for a setting that autotuning only tries.
+        programs: programs of these launches.
+        tensor_bytes: bytes of the tensors that these launches are given, each once per launch.
     """
 
     kernel: str
@@ -38,6 +42,10 @@ class CompiledKernel:
     shared_bytes: int
     matrix_product: bool
     code: MachineCode
+    phase: str = "forward"
+    launches: int = 1
+    programs: int = 0
+    tensor_bytes: int = 0
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "CompiledKernel":
@@ -92,6 +100,10 @@ def _row(item: Examination, kernel: CompiledKernel) -> dict[str, Any]:
         "candidate": item.candidate,
         "arch": item.arch,
         "kernel": kernel.kernel,
+        "phase": kernel.phase,
+        "launches": kernel.launches,
+        "programs": kernel.programs,
+        "tensor_bytes": kernel.tensor_bytes,
         "num_warps": kernel.num_warps,
         "num_stages": kernel.num_stages,
         "shared_bytes": kernel.shared_bytes,

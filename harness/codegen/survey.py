@@ -35,10 +35,13 @@ class Survey:
         limit_s: seconds that one case may take.
         cache: folder in which Triton keeps what it compiled, for all processes and for later; None means a temporary
             one.
+        first_setting: whether an autotuned kernel is compiled with the first of its settings alone.
     """
 
-    def __init__(self, *, jobs: int, plugin: str | None, limit_s: float, cache: Path | None) -> None:
-        self._plugin = plugin
+    def __init__(
+        self, *, jobs: int, plugin: str | None, limit_s: float, cache: Path | None, first_setting: bool = False
+    ) -> None:
+        self._options = {"plugin": plugin, "first_setting": first_setting}
         self._temporary = tempfile.TemporaryDirectory(prefix="attest-codegen-", ignore_cleanup_errors=True)
         folder = Path(self._temporary.name) if cache is None else cache.resolve()
         self._all = [_Lane(folder, limit_s) for _ in range(jobs)]
@@ -82,7 +85,7 @@ class Survey:
     def _examine(self, task: Task, probe: bool) -> Examination:  # noqa: FBT001 - handed through by submit
         lane = self._free.get()
         try:
-            answer = lane.ask(task, {"plugin": self._plugin, "probe": probe})
+            answer = lane.ask(task, {**self._options, "probe": probe})
         finally:
             self._free.put(lane)
         return Examination(

@@ -9,8 +9,8 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -64,20 +64,23 @@ def _examine(request: Mapping[str, Any], arch: str) -> dict[str, Any]:
         if sentence is None and not launches_something(lambda: call.gradients(call.outputs(function)), arch):
             return {"status": "no_kernel", "sentence": "it launches no Triton kernel"}
         return {"status": "ok"}
-    with compiling(arch) as launches:
+    backward_from = 0
+    with compiling(arch, first_setting=request.get("first_setting", False)) as launches:
         sentence = None if candidate.supports is None else candidate.supports(*args, **kwargs)
         if sentence is not None:
             return {"status": "unsupported", "sentence": str(sentence)}
         try:
-            call.gradients(call.outputs(function))
+            outputs = call.outputs(function)
+            backward_from = len(launches.compiled)
+            call.gradients(outputs)
         except Exception:
             if not launches.failed:
                 raise
-    kernels = {launch.kernel.hash: launch for launch in launches.compiled}
+    forward, backward = launches.compiled[:backward_from], launches.compiled[backward_from:]
     return {
         "status": "error" if launches.failed else "ok",
         "sentence": "; ".join(dict.fromkeys(launches.failed)),
-        "kernels": [asdict(_read(launch)) for launch in kernels.values()],
+        "kernels": [asdict(kernel) for kernel in (*_joined(forward, "forward"), *_joined(backward, "backward"))],
     }
 
 
@@ -100,6 +103,20 @@ def _candidates(plugin: str | None) -> Mapping[str, Candidate]:
 
 
 _codes: dict[str, MachineCode] = {}
+
+
+def _joined(launches: Sequence[Launch], phase: str) -> Iterator[CompiledKernel]:
+    """Yields each kernel once, with the sums of its launches; what autotuning only tries is launched 0 times."""
+    for key in dict.fromkeys(launch.kernel.hash for launch in launches):
+        own = [launch for launch in launches if launch.kernel.hash == key]
+        real = [launch for launch in own if not launch.is_trial]
+        yield replace(
+            _read(own[0]),
+            phase=phase,
+            launches=len(real),
+            programs=sum(launch.programs for launch in real),
+            tensor_bytes=sum(launch.tensor_bytes for launch in real),
+        )
 
 
 def _read(launch: Launch) -> CompiledKernel:

@@ -46,7 +46,7 @@ def kernel(*, matrix_product: bool = False, num_warps: int = 4, shared_bytes: in
     nothing = MachineCode(
         function="f", registers=32, stack_bytes=0, static_shared_bytes=0, instructions=10, local_loads=0,
         local_stores=0, warp_group_products=0, warp_products=0, tensor_memory_products=0, wide_accesses=0,
-        bulk_copies=0,
+        memory_accesses=0, bulk_copies=0,
     )  # fmt: skip
     return CompiledKernel(
         kernel="file.f", key="key", signature={}, constants={}, num_warps=num_warps, num_stages=1,

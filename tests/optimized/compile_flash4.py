@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 from unittest import mock
 
@@ -76,6 +77,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(D=128, V=128, window=(None, 0), with_sinks=True, group=4),
         Case(D=192, V=128, window=(None, 0), is_packed=True),
     ),
+    "beside": (Case(D=128, V=128, window=(None, 0)),),
     "all": (*_GRID, *_OTHERS),
 }
 """Lists of cases by name."""
@@ -118,10 +120,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compile_all(cases: Sequence[Case], arch: str) -> None:
     """Prints one line for every kernel of the cases, at the first case that has it."""
+    version = metadata.version("flash-attn-4")
     with tempfile.TemporaryDirectory() as folder, _no_gpu(arch, folder), _backwards() as backwards:
         for case in cases:
             for record in _compile(case, backwards):
-                sys.stdout.write(json.dumps({"arch": arch, **asdict(case), **record}) + "\n")
+                sys.stdout.write(json.dumps({"arch": arch, "version": version, **asdict(case), **record}) + "\n")
                 sys.stdout.flush()
 
 

@@ -6,6 +6,7 @@ by name what is not installed: a missing project is UNSUPPORTED, never an Import
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -94,7 +95,12 @@ def only(**allowed: Any) -> Refusal:  # a value, or a tuple of values
 
 
 def interpreted(*tensors: Any, **_: Any) -> str | None:
-    """Refuses bfloat16 on a CPU: Triton's interpreter computes it wrongly, which would be held against the kernel."""
+    """Refuses bfloat16 on a CPU: Triton's interpreter computes it wrongly, which would be held against the kernel.
+
+    A process that only compiles, which says that it does not interpret, computes nothing.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "0":
+        return None
     floats = [each for each in tensors if isinstance(each, torch.Tensor) and each.is_floating_point()]
     if floats and floats[0].device.type == "cpu" and any(each.dtype is torch.bfloat16 for each in floats):
         return "bfloat16: got a CPU, where Triton's interpreter computes it wrongly; expected a GPU"
