@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.timing import compare, interval, time_pair
+from harness.bench.stopwatch import prepared, time_rounds
+from harness.timing import compare, interval, noise_of
 from reference import gated_delta_rule
 
 __all__ = ["LENGTHS", "main", "timed_call"]
@@ -97,20 +98,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arms = {name: rule for name, rule in others.items() if rule is not None}
         calls = [timed_call(reference, torch.float64, COMPARED_TOKENS, backward=backward)]
         calls += [timed_call(rule, torch.float32, COMPARED_TOKENS, backward=backward) for rule in arms.values()]
-        ours, *theirs = time_pair(calls, repeats=repeats, synchronize=lambda: None)
+        ours, *theirs, again = time_rounds([prepared([call], "cpu", graphs=False) for call in calls], rounds=repeats)
         sys.stdout.write(f"{phase}, {COMPARED_TOKENS} tokens: reference, float64 {1e3 * interval(ours)[0]:.1f} ms\n")
         for name, seconds in zip(arms, theirs, strict=True):
-            ratio, low, high, verdict = compare(ours, seconds)
-            told = f"{1e3 * interval(seconds)[0]:8.1f} ms, reference / it {ratio:.2f} ({low:.2f} to {high:.2f})"
-            sys.stdout.write(f"  {name:32} {told} {verdict}\n")
-            slower = slower or verdict == "SLOWER"
+            pair = compare(ours, seconds, noise=noise_of(ours, again))
+            ratio = f"{pair.ratio:.2f} ({pair.low:.2f} to {pair.high:.2f})"
+            told = f"{1e3 * interval(seconds)[0]:8.1f} ms, reference / it {ratio}"
+            sys.stdout.write(f"  {name:32} {told} {pair.verdict}\n")
+            slower = slower or pair.verdict == "SLOWER"
     return int(slower) | _lengths(repeats=max(3, repeats // 5))
 
 
 def _lengths(*, repeats: int) -> int:
     """Prints the cost of a token at growing lengths; returns 1 when the longest costs half as much again."""
     calls = [timed_call(reference, torch.float64, tokens, backward=True) for tokens in LENGTHS]
-    seconds = time_pair(calls, repeats=repeats, synchronize=lambda: None)
+    seconds = time_rounds([prepared([call], "cpu", graphs=False) for call in calls], rounds=repeats)[:-1]
     each = [1e6 * interval(arm)[0] / tokens for arm, tokens in zip(seconds, LENGTHS, strict=True)]
     for tokens, cost in zip(LENGTHS, each, strict=True):
         sys.stdout.write(f"forward + backward, {tokens:5} tokens: {cost:7.1f} us a token\n")
