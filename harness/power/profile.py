@@ -1,7 +1,7 @@
 """How much of a catalogue is played: all of it, or the part for every day."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.power.catalogue import Entry
@@ -17,19 +17,22 @@ class PowerProfile:
         name: ``full`` or ``quick``.
         cases: most cases of a fault.
         largest: cap on the number of tokens, or None for each fault's own.
-        doses: cases per operation and dtype into which errors are planted for the resolution.
+        doses: by operation, cases per dtype into which errors are planted for the resolution. The delta rule is noisier
+            than its neighbours, and what its cases show together needs more of them.
         minutes: after which what the first cases did not catch gets no more.
     """
 
     name: str
     cases: int
     largest: int | None
-    doses: int
+    doses: Mapping[str, int]
     minutes: float
 
 
-FULL = PowerProfile(name="full", cases=200, largest=None, doses=40, minutes=20.0)
-QUICK = PowerProfile(name="quick", cases=6, largest=24, doses=0, minutes=20.0)
+FULL = PowerProfile(
+    name="full", cases=200, largest=None, doses={"attention": 40, "gated_delta_rule": 120, "rms_norm": 40}, minutes=20.0
+)
+QUICK = PowerProfile(name="quick", cases=6, largest=24, doses={}, minutes=20.0)
 
 
 def subset(entries: Sequence[Entry]) -> list[Entry]:

@@ -56,13 +56,13 @@ Effect = Callable[[float], Tensor]
 """What a dose adds to the exact output, in float64."""
 
 
-def resolution_cases(count: int, ops: Collection[str] = tuple(SHAPES)) -> list[Case]:
-    """Returns so many cases of every shape in every dtype, of the operations among ``ops``."""
+def resolution_cases(counts: Mapping[str, int], ops: Collection[str] = tuple(SHAPES)) -> list[Case]:
+    """Returns so many cases of every operation's shape in every dtype, of the operations among ``ops``."""
     return [
         case_from_data({"op": op, **fields, "dtype": dtype, "seed": 7919 * number + 1})
-        for number in range(count)
         for op, fields in SHAPES.items()
         if op in ops
+        for number in range(counts.get(op, 0))
         for dtype in _DTYPES
     ]
 

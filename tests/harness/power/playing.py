@@ -50,7 +50,7 @@ def played(worker: Worker, *, cases: int = 3, relations: str = "some") -> PowerR
     """Returns the score of the small catalogue."""
     catalogue = load_catalogue(SEEDED)
     asked = {"profile": "quick", "cases": cases, "seed": 0, "op": None, "fault": None}
-    profile = PowerProfile(name="quick", cases=cases, largest=None, doses=0, minutes=20.0)
+    profile = PowerProfile(name="quick", cases=cases, largest=None, doses={}, minutes=20.0)
     return measure(
         catalogue,
         entries(catalogue.faults),

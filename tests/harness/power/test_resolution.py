@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from harness.cases import case_from_data
-from harness.power.resolution import LADDER, Doses, resolution_cases, resolve, smallest_doses
+from harness.power.resolution import LADDER, SHAPES, Doses, resolution_cases, resolve, smallest_doses
 from harness.records import Judgement, Verdict
 
 SMALL = case_from_data({"op": "rms_norm", "batch": 1, "tokens": 8, "channels": 32, "seed": 3})
@@ -61,4 +61,4 @@ def test_there_is_no_resolution_where_too_few_cases_catch_anything() -> None:
 
 @pytest.mark.parametrize("ops", [("rms_norm",), ("rms_norm", "attention"), ()])
 def test_doses_are_planted_into_every_operation_that_is_asked_for(ops: tuple[str, ...]) -> None:
-    assert {case.op for case in resolution_cases(2, ops)} == set(ops)
+    assert {case.op for case in resolution_cases(dict.fromkeys(SHAPES, 2), ops)} == set(ops)
