@@ -76,7 +76,7 @@ PROFILES: Mapping[str, Profile] = {
         largest={"gated_delta_rule": 80, "gated_delta_net": 48},
         default_largest=80,
         timed=_TIMED_SMALL,
-        repeats=11,
+        repeats=8,
     ),
     "full": Profile(
         default_cases=600, largest={"gated_delta_rule": 160, "attention": 160}, default_largest=100, timed=_TIMED_SMALL
