@@ -3,6 +3,7 @@
 Each rule is a plain function: what the kernel returned, what is exact (float64, never rounded), what a low-precision
 run is off by; True passes. Their references are rounded or float32 ones, so the exact one makes none of them worse.
 Where both sides are the same infinity (the LSE of a row without keys) they agree: no project asks for more there.
+Their tolerances are theirs: they are what is scored here, and nothing of attest is judged by them.
 """
 
 from collections.abc import Callable, Mapping

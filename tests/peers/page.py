@@ -13,7 +13,8 @@ __all__ = ["page"]
 _HEAD = """# Peers on trial
 
 What the testbench says about code that people already use, each with a recipe that its authors would state, on a CPU.
-This page is written by `{command}` from the records of that run: every number below is in them,
+`{command}` writes this page from the records in its folder, which may come of
+several calls: every number below is in them,
 and every failure was run again by its printed line. Only what follows "our reading" is ours, and it may be wrong. The
 lines are for the root of a checkout, in an environment that holds the peers, such as that of `nox -s peers`.
 
