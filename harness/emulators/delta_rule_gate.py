@@ -15,17 +15,21 @@ from harness.emulators.rounding import unit
 
 __all__ = ["MAX_CHUNK", "decays", "on_the_sides", "summed_gate"]
 
-MAX_CHUNK = 64
+MAX_CHUNK = 128
 """Longest chunk that a kernel goes through at once."""
+
+_USUAL_CHUNK = 64
+"""Longest chunk of most kernels. Samples of a longer tile stand for those of which nobody knows where chunks begin."""
 
 
 def summed_gate(arithmetic: Arithmetic, point: str, log_decay: Tensor) -> Tensor:
     """Returns log decays ``(K, B, T, H)`` whose sums err as sums in the accumulator's format do.
 
-    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest chunk is rounded,
+    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest usual chunk is rounded,
     and every token's exponential may be off by the recipe's ``exp_error``, that of a gate of 0 excepted. The gradient
     is a sum from the chunk's end, with one rounding per token. A kernel with another length starts elsewhere: samples
-    of the longest tile take a chunk's length of tokens before each token (after it, backward) for its sum.
+    of a tile beyond the usual take the longest chunk's length of tokens before each token (after it, backward) for its
+    sum.
     """
     return apply(_SummedGate, log_decay, arithmetic, point)
 
@@ -110,23 +114,23 @@ class _Decays(torch.autograd.Function):
 
 def _starts_anywhere(arithmetic: Arithmetic) -> bool:
     """Returns whether the samples stand for kernels of which nobody knows where their chunks begin."""
-    return arithmetic.tile > MAX_CHUNK
+    return arithmetic.tile > _USUAL_CHUNK
 
 
 def _sums_of_chunks(x: Tensor, *, anywhere: bool) -> Tensor:
-    """Returns the sums of ``(K, B, T, H)`` over tokens, anew in each of the longest chunks.
+    """Returns the sums of ``(K, B, T, H)`` over tokens, anew in each of the longest usual chunks.
 
     Args:
         x: what is summed.
-        anywhere: whether each token's sum is that of a chunk which ends with it.
+        anywhere: whether each token's sum is that of a chunk, of the longest there are, which ends with it.
     """
     tokens = x.shape[2]
     if anywhere:
         sums = x.cumsum(2)
         return sums - functional.pad(sums, (0, 0, MAX_CHUNK, 0))[:, :, :tokens]
-    padded = functional.pad(x, (0, 0, 0, -tokens % MAX_CHUNK))
+    padded = functional.pad(x, (0, 0, 0, -tokens % _USUAL_CHUNK))
     samples, batch, _, heads = padded.shape
-    return padded.reshape(samples, batch, -1, MAX_CHUNK, heads).cumsum(3).flatten(2, 3)[:, :, :tokens]
+    return padded.reshape(samples, batch, -1, _USUAL_CHUNK, heads).cumsum(3).flatten(2, 3)[:, :, :tokens]
 
 
 class _Sides(torch.autograd.Function):

@@ -9,7 +9,7 @@ A chunk of ``C`` tokens starts from the state ``S``; ``g_i`` is the log decay su
     out  = scale (diag(exp(g)) Q S + M R)
     S'   = exp(g_C) S + K^T diag(exp(g_C - g)) R
 
-The chunk length is the arithmetic's tile (at most 64), and it matters to the roundings: run an ensemble over several.
+The chunk length is the arithmetic's tile (at most 128), and it matters to the roundings: run an ensemble over several.
 
 Rounded as matrix operands, forward and backward: X, W, R, M, S, the decayed R of the state update, and the gradient of
 every product; so are gradients of X and A (``dA = -X^T dX X^T``, two products). U, the two parts of a key's gradient,

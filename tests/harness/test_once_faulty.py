@@ -28,6 +28,10 @@ def without_sides(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gated_delta_rule, "on_the_sides", lambda arithmetic, point, gate, query, keys: (gate, query, keys))  # noqa: ARG005 - the same
 
 
+def without_long_chunks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gated_delta_rule, "MAX_CHUNK", 64)
+
+
 ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
     "a sum of opposite pairs that comes out as a rounding error": (
         "rms-norm-running-mean-bf16",
@@ -47,6 +51,15 @@ ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch],
     ),
     "a gate's gradient as a difference of sums over channels": (
         "wy-64-wide-sides-fp32", {**RULE, "dtype": "float32", "seed": 1122577614, "tokens": 1}, without_sides,
+    ),
+    "keys that are all alike, in chunks of 128 tokens": (
+        "wy-128-bf16",
+        {
+            **RULE, "dtype": "bfloat16", "regime": "parallel_keys", "seed": 625954275, "tokens": 70, "group": 3,
+            "key_dim": 64, "value_dim": 64, "log_decay": False, "initial_state": True, "normalize_qk": True,
+            "sequence_lengths": [0, 70, 0],
+        },
+        without_long_chunks,
     ),
 }  # fmt: skip
 
