@@ -25,8 +25,8 @@ _USUAL_CHUNK = 64
 def summed_gate(arithmetic: Arithmetic, point: str, log_decay: Tensor) -> Tensor:
     """Returns log decays ``(K, B, T, H)`` whose sums err as sums in the accumulator's format do.
 
-    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest usual chunk is rounded,
-    and every token's exponential may be off by the recipe's ``exp_error``, that of a gate of 0 excepted. The gradient
+    Kernels sum the gate from the start of a chunk and take differences. Every sum of the longest usual chunk is
+    rounded, and every token's exponential may be off by ``exp_error``, that of a gate of 0 excepted. The gradient
     is a sum from the chunk's end, with one rounding per token. A kernel with another length starts elsewhere: samples
     of a tile beyond the usual take the longest chunk's length of tokens before each token (after it, backward) for its
     sum.
