@@ -5,7 +5,7 @@ once; truth and budgets cost most.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,10 @@ def run_case(
         if identity not in twins:
             twins[identity] = (healthy, settled(shared, healthy, worker, settings))
             if twins[identity][1].verdict is not Verdict.UNSUPPORTED:
-                runs.append(_run(shared, healthy, twins[identity][1], subject=healthy.name, is_healthy=True))
+                run = _run(shared, healthy, twins[identity][1], subject=healthy.name, is_healthy=True)
+                if twins[identity][1].verdict.is_failure:
+                    run = replace(run, reason=f"{run.reason}; {_again(case, healthy, worker, settings)}")
+                runs.append(run)
         twin, healthy_record = twins[identity]
         record = settled(shared, wrong, worker, settings)
         equivalent = same_behaviour(
@@ -89,6 +92,16 @@ def run_case(
         )  # fmt: skip
         runs.append(_run(shared, wrong, record, subject=key, is_equivalent=equivalent))
     return runs
+
+
+def _again(case: Case, candidate: Candidate, worker: Worker, settings: Settings) -> str:
+    """Returns what became of a false alarm when it was run again at once.
+
+    It changes no verdict. It tells a hole of the model, which shows again, from an execution that depends on where its
+    memory happened to be or on what was in it.
+    """
+    record = settled(Shared(case), candidate, worker, settings)
+    return f"run again at once: {record.verdict.value}" + (f" ({record.reason})" if record.reason else "")
 
 
 def same_behaviour(one: tuple[Record, Answer], other: tuple[Record, Answer]) -> bool:
