@@ -158,13 +158,14 @@ class Arithmetic:
     def flushed(self, point: str, value: Tensor) -> Tensor:
         """Returns exponentials of which those below the accumulator's normal numbers may come out as 0.
 
-        GPUs compute them so in float32 (PTX ISA, ``ex2.approx.ftz.f32``); no other accumulator has such a unit.
+        GPUs compute them so in float32 (PTX ISA, ``ex2.approx.ftz.f32``); no other accumulator has such a unit. It
+        flushes all of them or none: in one execution they err alike, so that a sum of them is off by all of its terms.
         """
         small = (value > 0) & (value < 2.0 ** FORMAT_BITS["float32"][1])
         if self.recipe.accumulator != "float32" or not bool(small.any()):
             return value
-        moved = torch.where(small, value, 0.0)
-        return value + (self.rounding.approximate(point, moved, 1.0) - moved)
+        one = torch.ones([1] * value.dim(), dtype=value.dtype, device=value.device)
+        return value + (self.rounding.approximate(point, one, 1.0) - one) * torch.where(small, value, 0.0)
 
     # -- differentiable operations: what emulators are written with ------------------------------------------------
 

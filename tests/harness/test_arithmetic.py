@@ -1,5 +1,7 @@
 """What an emulator's arithmetic lets hardware do beside rounding."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,21 +43,51 @@ def test_nothing_else_does(rounding: Rounding, accumulator: str) -> None:
     assert not lost.any()
 
 
+def test_what_is_flushed_in_one_execution_errs_alike() -> None:
+    recipe = Recipe(storage="float32", operand="float32", accumulator="float32")
+    value = torch.tensor([[TINY, SMALL]], dtype=torch.float64).expand(64, 2)
+    error = (Arithmetic(recipe, Random(64, 1)).flushed("x", value) - value) / value
+    assert error[:, 0].tolist() == error[:, 1].tolist()
+    assert error[:, 0].unique().numel() > 1
+
+
 HARDLY_SEEN = {
     "op": "attention", "dtype": "float32", "regime": "negative", "seed": 861713986, "batch": 1, "query_tokens": 31,
     "key_tokens": 31, "key_heads": 1, "group": 1, "head_dim": 4, "value_dim": 4,
 }  # fmt: skip
 """A key whose weight is below float32's normal numbers in every row; an H100 gives its gradient other digits."""
 
+SEEN_BY_MANY = {
+    "op": "flash_sdpa", "regime": "negative", "cotangent": "expanded", "batch": 2, "query_tokens": 74,
+    "key_tokens": 74, "key_heads": 2, "group": 3, "head_dim": 72, "value_dim": 40, "is_causal": True,
+    "window_size": 83, "key_mask": True,
+}  # fmt: skip
+"""Gradients that are sums of such weights over hundreds of rows: what is lost of them adds up."""
 
-def verdict_of_flushing_attention() -> Verdict:
-    candidate = next(item for item in CANDIDATES if item.name == "flash-flushed-fp32")
-    case = case_from_data(HARDLY_SEEN)
+
+def verdict_of(name: str, case: dict[str, Any]) -> Verdict:
+    candidate = next(item for item in CANDIDATES if item.name == name)
     with Here(candidate, "cpu") as worker:
-        return verify(case, [candidate], worker, Settings(relations="none"))[0].verdict
+        return verify(case_from_data(case), [candidate], worker, Settings(relations="none"))[0].verdict
 
 
 def test_attention_that_flushes_is_healthy_and_was_called_faulty_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert verdict_of_flushing_attention() is Verdict.PASS
+    assert verdict_of("flash-flushed-fp32", HARDLY_SEEN) is Verdict.PASS
     monkeypatch.setattr(Arithmetic, "flushed", lambda self, point, value: value)  # noqa: ARG005 - the model without it
-    assert verdict_of_flushing_attention() is Verdict.FAIL_NUMERIC
+    assert verdict_of("flash-flushed-fp32", HARDLY_SEEN) is Verdict.FAIL_NUMERIC
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "seed"),
+    [("flash-sdpa-flushed-bf16", "bfloat16", 1790592286), ("flash-sdpa-flushed-fp32", "float32", 464864243)],
+)
+def test_so_is_a_sum_of_what_it_flushes(monkeypatch: pytest.MonkeyPatch, name: str, dtype: str, seed: int) -> None:
+    case = SEEN_BY_MANY | {"dtype": dtype, "seed": seed}
+    assert verdict_of(name, case) is Verdict.PASS
+
+    def each_by_itself(self: Arithmetic, point: str, value: torch.Tensor) -> torch.Tensor:
+        small = torch.where((value > 0) & (value < 2.0**-126), value, 0.0)
+        return value + (self.rounding.approximate(point, small, 1.0) - small)
+
+    monkeypatch.setattr(Arithmetic, "flushed", each_by_itself)
+    assert verdict_of(name, case) is Verdict.FAIL_NUMERIC

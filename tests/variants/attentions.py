@@ -58,7 +58,7 @@ ROWS: tuple[Row, ...] = (
     *((f"{name}-softmax-varlen", "varlen_attention", make_varlen_attention(_WHOLE[name]), widened)
       for name in ("whole", "whole-by-head")),
     *((f"flash-sdpa-{name}", "flash_sdpa", make_flash_sdpa(make_attention(EXECUTIONS[name])), tensor_core)
-      for name in ("lagging", "split-3-reversed", "two-pass-base-two")),
+      for name in ("lagging", "split-3-reversed", "two-pass-base-two", "flushed")),
     ("whole-softmax-sdpa", "flash_sdpa", make_flash_sdpa(_WHOLE["whole-normalised-last"]), widened),
 )  # fmt: skip
 """Those that keep weights or operands in float32 promise no less where the storage is float32 already."""

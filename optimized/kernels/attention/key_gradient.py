@@ -61,9 +61,12 @@ def _add_queries(
     from one head to the next, and an outer loop would hold the addresses of all three parts in registers at once.
     """
     num_tiles = tl.maximum(end - begin + BLOCK_M - 1, 0) // BLOCK_M
+    # Loads of the first turn are issued before the loop, guarded by whether there is one. Divided by 0 tiles there, the
+    # compiler takes for granted that there are some, drops the guard, and reads beyond the end of the tensors.
+    divisor = tl.maximum(num_tiles, 1)
     for index in range(num_tiles * HEADS_PER_KEY):
-        head = tl.cast(tl.cast(index, tl.int32) // num_tiles, tl.int64)
-        start = begin + tl.cast(index, tl.int32) % num_tiles * BLOCK_M
+        head = tl.cast(tl.cast(index, tl.int32) // divisor, tl.int64)
+        start = begin + tl.cast(index, tl.int32) % divisor * BLOCK_M
         queries = start + tl.arange(0, BLOCK_M)
         is_query = queries < num_queries
         first = tl.cast(start, tl.int64)
