@@ -214,14 +214,14 @@ def report(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def gate(session: nox.Session) -> None:
-    """A quick run beside the committed baseline; `-- --update` makes it the new baseline, `-- DIR` gates that run."""
+    """The gate's cases beside the committed baseline; `-- --update` makes them the new one, `-- DIR` gates that run."""
     install(session, "report", "certify")
     folders = [word for word in session.posargs if not word.startswith("-")]
     options = [word for word in session.posargs if word.startswith("-")]
     if not folders:
         folders = [tempfile.mkdtemp(prefix="attest-gate-")]
         # What fails is told by the gate, which knows the known failures.
-        session.run("attest", "run", "--profile", "quick", "--out", folders[0], success_codes=[0, 1])
+        session.run("attest", "run", "--profile", "gate", "--out", folders[0], success_codes=[0, 1])
     session.run("attest", "gate", folders[0], "--baseline", "reports/baselines", *options)
 
 

@@ -76,6 +76,12 @@ class Lanes:
         """Yields, per case, the smallest planted error of each kind that is caught."""
         return self._each(lane.doses_of_item, ((case.to_data(),) for case in cases))
 
+    def compiled(self, items: Sequence[Item]) -> list[Item]:
+        """Returns the items with the candidates that get a time: not those whose kernels an interpreter runs here."""
+        each = ((position, item.case.to_data(), item.candidates) for position, item in enumerate(items))
+        found = sorted(self._each(lane.compiled_of_item, each))
+        return [Item(items[position].case, names) for position, names in found if names]
+
     def speed(self, items: Sequence[Item], speed: Speed) -> Iterator[Record]:
         """Yields verified records with times; one lane, so that nothing else runs beside what is timed."""
         each = ((item.case.to_data(), item.candidates, speed) for item in items)

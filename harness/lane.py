@@ -26,13 +26,14 @@ from harness.power.runs import Run, run_case
 from harness.records import Record
 from harness.resources import share_of_memory
 from harness.shrink import shrink
-from harness.speed import Speed, measure_speed
+from harness.speed import Speed, compiled, measure_speed
 from harness.verify import Settings, verify
 from optimized.candidate import Candidate
 
 __all__ = [
     "Item",
     "close_lane",
+    "compiled_of_item",
     "doses_of_item",
     "gpu_of",
     "open_lane",
@@ -155,6 +156,14 @@ def shrink_item(data: Mapping[str, Any], name: str) -> str:
         return verify(case, [lane.candidates[name]], lane.worker, lane.settings)[0]
 
     return _line(shrink(case_from_data(data), judge))
+
+
+def compiled_of_item(position: int, data: Mapping[str, Any], names: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Returns a position as it came, and the candidates whose kernels no interpreter runs here."""
+    lane = _lane[0]
+    candidates = [lane.candidates[name] for name in names]
+    found = compiled(case_from_data(data), candidates, lane.worker, lane.settings)
+    return position, tuple(candidate.name for candidate in found)
 
 
 def speed_of_item(data: Mapping[str, Any], names: Sequence[str], speed: Speed) -> list[str]:

@@ -1,12 +1,14 @@
 """Profiles of the main job: how many cases per operation, how large, what is timed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.bench.calls import PHASES
 from harness.errors import UsageError, nearest
+from harness.timing import FEWEST
 
-__all__ = ["PROFILES", "Profile", "profile"]
+__all__ = ["PROFILES", "TIMED_SMALL", "Profile", "profile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class Profile:
         largest: largest number of tokens; operations that are not named take ``default_largest``.
         default_largest: largest number of tokens of every other operation.
         timed: fields of the one case per operation whose speed is measured.
+        timed_dtypes: storage dtypes of those cases.
+        phases: what is timed of a call.
         repeats: paired repetitions of a timing.
         certify: whether the reference is certified by ball arithmetic when python-flint is there.
     """
@@ -30,11 +34,13 @@ class Profile:
     largest: Mapping[str, int] = field(default_factory=dict)
     default_largest: int
     timed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    timed_dtypes: Sequence[str] = ("float32", "bfloat16")
+    phases: Sequence[str] = PHASES
     repeats: int = 21
     certify: bool = True
 
 
-_TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
+TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
     "rms_norm": {"batch": 2, "tokens": 256, "channels": 512},
     "gated_rms_norm": {"batch": 2, "tokens": 256, "heads": 4, "channels": 128},
     "l2_norm": {"batch": 2, "tokens": 256, "heads": 4, "width": 128},
@@ -68,18 +74,34 @@ _TIMED_SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch": 1, "tokens": 96, "hidden_size": 128, "key_heads": 2, "group": 2, "key_dim": 32, "value_dim": 32,
     },
 }  # fmt: skip
+"""Fields of the one case per operation that ``attest bench`` times on a CPU."""
 
 PROFILES: Mapping[str, Profile] = {
+    # A newcomer's first command: minutes on two cores. A third of the cases of "gate", each of them smaller, times of
+    # one dtype without the backward pass alone, and no more rounds than an interval of 99 % needs.
     "quick": Profile(
+        cases={
+            "attention": 18, "gated_delta_net": 9, "grouped_query_attention": 9, "multi_head_latent_attention": 9,
+        },
+        default_cases=12,
+        largest={"gated_delta_rule": 64, "gated_delta_net": 40},
+        default_largest=64,
+        timed={op: {**fields, **({"batch": 1} if "batch" in fields else {})} for op, fields in TIMED_SMALL.items()},
+        timed_dtypes=("float32",),
+        phases=("forward", "forward+backward"),
+        repeats=FEWEST,
+    ),
+    # What a change is judged by: enough cases to see a distribution shift. Speed beside the float64 reference trips
+    # nothing (reports.gates.speed), so that none is measured.
+    "gate": Profile(
         cases={"attention": 48, "gated_delta_rule": 36, "rms_norm": 27},
         default_cases=21,
-        largest={"gated_delta_rule": 80, "gated_delta_net": 48},
+        largest={"gated_delta_net": 48},
         default_largest=80,
-        timed=_TIMED_SMALL,
-        repeats=8,
+        certify=False,
     ),
     "full": Profile(
-        default_cases=600, largest={"gated_delta_rule": 160, "attention": 160}, default_largest=100, timed=_TIMED_SMALL
+        default_cases=600, largest={"gated_delta_rule": 160, "attention": 160}, default_largest=100, timed=TIMED_SMALL
     ),
     # Speed on a GPU is measured at the standard shapes of harness.gpu: small ones would time the launch.
     "gpu": Profile(

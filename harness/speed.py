@@ -15,15 +15,21 @@ from harness.bench.calls import PHASES
 from harness.execute import Answer, Worker
 from harness.judge import judge
 from harness.operations.case import Case
+from harness.ops import operation
 from harness.records import Comparison, Record, Timing, Verdict
+from harness.strategies import draw_cases
 from harness.timing import BASELINE, compare, interval, noise_of
 from harness.verify import MORE, Settings, Shared, overall, settled, verify
 from optimized.candidate import Candidate
 
-__all__ = ["SLACK", "Speed", "measure_speed"]
+__all__ = ["SLACK", "Speed", "compiled", "measure_speed"]
 
 SLACK = 1.05
 """A time below its floor by more than this is no speed but an error of the benchmark; ceilings vary by some percent."""
+
+
+_PROBES = 3
+"""Small cases, the first of which that a candidate takes shows what runs its kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +40,13 @@ class Speed:
         repeats: rounds, each of two turns of every arm.
         most: rounds at most, where the noise is not far below the smallest effect yet; None means ``repeats``.
         baseline: name of the candidate to compare with; the float64 reference by default.
+        phases: what is timed of a call; of a candidate without gradients, the forward alone.
     """
 
     repeats: int = 21
     most: int | None = None
     baseline: str = BASELINE
+    phases: Sequence[str] = PHASES
 
 
 def measure_speed(
@@ -63,11 +71,30 @@ def measure_speed(
     ]
 
 
+def compiled(case: Case, candidates: Sequence[Candidate], worker: Worker, settings: Settings) -> list[Candidate]:
+    """Returns the candidates without those whose kernels Triton's interpreter runs here, which get no time.
+
+    A small case of the operation shows it. To judge them on the timed one as well would be most of the work.
+    """
+    small = draw_cases(operation(case.op), _PROBES, seed_value=0, dtypes=[case.dtype], largest=8)
+    return [candidate for candidate in candidates if not _interpreted(small, candidate, worker, settings)]
+
+
+def _interpreted(small: Sequence[Case], candidate: Candidate, worker: Worker, settings: Settings) -> bool:
+    """Returns whether a candidate is interpreted on the first case that it takes; False where it takes none."""
+    for case in small:
+        request = {"kind": "run", "case": case.to_data(), "candidate": candidate.name, "plugin": settings.plugin}
+        answer = worker.ask(request)
+        if answer.status == "ok":
+            return bool(answer.header["interpreted"])
+    return False
+
+
 def _timed(
     record: Record, shared: Shared, candidate: Candidate, worker: Worker, settings: Settings, speed: Speed
 ) -> Record:  # fmt: skip
     timings = []
-    for phase in PHASES if candidate.differentiable and _has_gradients(shared) else PHASES[:1]:
+    for phase in speed.phases if candidate.differentiable and _has_gradients(shared) else PHASES[:1]:
         answer = worker.ask({
             "kind": "time", "case": shared.case.to_data(), "candidates": [candidate.name, speed.baseline],
             "phase": phase, "repeats": speed.repeats, "most": speed.most or speed.repeats, "plugin": settings.plugin,

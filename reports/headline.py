@@ -11,10 +11,11 @@ from harness.codec import to_json
 from harness.pool import Pooled, failing, pooled
 from harness.power_results import PowerResults
 from harness.records import Record, Verdict
+from reports.benchmark import Line, not_timed
 from reports.power_tables import power_sentence
 from reports.text import number, plain, plural
 
-__all__ = ["Headline", "headline", "power_headline"]
+__all__ = ["Headline", "benchmark_headline", "headline", "power_headline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,8 @@ def headline(
         plain(record.started, limit=40).replace("T", " ").removesuffix("Z").removesuffix("+00:00") for record in records
     )
     spent = sum(sum(to_json(record.phases).values()) for record in records)
-    facts = [*_facts("run: ", run), ("seeds", _seeds(records)), _alarms(records, len(tests)), *_environment(records)]
+    found = _environment([record.environment for record in records])
+    facts = [*_facts("run: ", run), ("seeds", _seeds(records)), _alarms(records, len(tests)), *found]
     return Headline(
         sentence=outcome,
         good=not failures and not beyond,
@@ -109,6 +111,33 @@ def power_headline(results: PowerResults) -> Headline:
     )
 
 
+def benchmark_headline(lines: Sequence[Line]) -> Headline:
+    """Returns the first lines of a report on the times of a benchmark alone.
+
+    Args:
+        lines: at least one.
+    """
+    timed = [line for line in lines if line.get("median_us") is not None]
+    without = not_timed(lines)
+    own = sum(is_ours for is_ours, _ in without)
+    operations = {str(line["case"]["op"]) for line in lines}
+    shapes = {json.dumps(line["case"], sort_keys=True) for line in timed}
+    arms = {(str(line["case"]["op"]), str(line["arm"])) for line in timed}
+    facts = _environment([line.get("environment") or {} for line in lines])
+    outcome = f"{plural(len(timed), 'time')} of {plural(len(arms), 'kernel')} on {plural(len(shapes), 'shape')}"
+    return Headline(
+        sentence=f"{outcome}, {own} of the project's own {'has' if own == 1 else 'have'} none" if own else outcome,
+        good=not own,
+        scope=f"A benchmark of {plural(len(operations), 'operation')}: every kernel is judged on a part of the very "
+        "call, then timed in rounds with all others.",
+        totals={},
+        failing=[],
+        facts=facts,
+        key_facts=_key_facts(facts, None),
+        beyond=[sentence for _, sentence in without],
+    )
+
+
 _KEY_FACTS = {
     "device_name": "device", "run: profile": "profile", "seeds": "seeds", "commit": "commit",
     "dirty": "changed since", "versions torch": "torch", "versions triton": "triton", "driver": "driver",
@@ -134,11 +163,11 @@ def _alarms(records: Sequence[Record], tests: int) -> tuple[str, str]:
     return "false-alarm budget", text
 
 
-def _environment(records: Sequence[Record]) -> list[tuple[str, str]]:
+def _environment(environments: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Returns every environment value; where the records differ, all values, the most frequent first."""
     values: dict[str, Counter[str]] = {}
-    for record in records:
-        for name, value in _facts("", record.environment):
+    for environment in environments:
+        for name, value in _facts("", environment):
             values.setdefault(name, Counter())[value] += 1
     return [(name, "; ".join(text for text, _ in counts.most_common(5))) for name, counts in values.items()]
 

@@ -57,6 +57,7 @@ def html_text(first: Headline, frames: Mapping[str, pd.DataFrame], records: Sequ
         headings=HEADINGS,
         tables=tables,
         has_records=bool(records),
+        has_times=not frames["speed"].empty,
         case_count=len(records),
         plain=plain,
         tone=tone,

@@ -4,27 +4,38 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import pandas as pd
+
 from harness.power_results import PowerResults
 from harness.records import Record, Verdict
 from reports.declined import unsupported_table
 from reports.explain import dtype_of, gravest_judgement, ratio_gravity, reproduction
 from reports.headline import Headline, power_headline
 from reports.power_tables import power_sentence
-from reports.tables import open_records, speed_table
+from reports.tables import open_records
 from reports.text import MISSING, number, percent, plain
 
-__all__ = ["power_text", "summary_text"]
+__all__ = ["benchmark_text", "power_text", "summary_text"]
 
 FAILURES_SHOWN = 20
 REASONS_SHOWN = 12
 
 
-def summary_text(records: Sequence[Record], first: Headline, power: PowerResults | None = None) -> str:
-    """Returns the summary as Markdown; nothing that a record says is read as markup."""
+def summary_text(
+    records: Sequence[Record], first: Headline, speed: pd.DataFrame, power: PowerResults | None = None
+) -> str:  # fmt: skip
+    """Returns the summary as Markdown; nothing that a record says is read as markup.
+
+    Args:
+        records: at least one.
+        first: what is said first.
+        speed: the speed table.
+        power: score of the judge, where it is joined.
+    """
     totals = ", ".join(f"{count:,} {verdict}" for verdict, count in first.totals.items())
     parts = [f"# {first.sentence}", first.scope, f"Verdicts: {totals}."]
     parts += [f"- over the whole campaign: {_text(sentence, limit=300)}" for sentence in first.beyond[:FAILURES_SHOWN]]
-    parts += [_per_op(records), _failures(records), _declined(records), _speed(records)]
+    parts += [_per_op(records), _failures(records), _declined(records), _speed(speed)]
     parts += [_power(power)] if power else []
     return "\n\n".join([*filter(None, parts), *_environment(first)]) + "\n"
 
@@ -33,6 +44,13 @@ def power_text(results: PowerResults) -> str:
     """Returns the summary of a score of the judge alone."""
     first = power_headline(results)
     return "\n\n".join([f"# {first.sentence}", first.scope, _power(results), *_environment(first)]) + "\n"
+
+
+def benchmark_text(first: Headline, speed: pd.DataFrame) -> str:
+    """Returns the summary of a benchmark alone."""
+    beyond = "\n".join(f"- {_text(sentence, limit=300)}" for sentence in first.beyond[:FAILURES_SHOWN])
+    parts = [f"# {first.sentence}", first.scope, beyond, _speed(speed), *_environment(first)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _environment(first: Headline) -> list[str]:
@@ -55,9 +73,8 @@ def _declined(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _speed(records: Sequence[Record]) -> str:
+def _speed(frame: pd.DataFrame) -> str:
     """Returns how the times compare, per candidate and phase; every time is in the CSV file."""
-    frame = speed_table(records)
     frame = frame[frame["ratio"].notna()]
     if frame.empty:
         return ""

@@ -10,13 +10,13 @@ from harness.pool import Pooled, pooled
 from harness.power_results import PowerResults, has_power, read_power
 from harness.records import Certificate, Record
 from harness.store import has_records, read_certificates, read_records, read_run
-from reports.benchmark import benchmark_table, has_benchmark
+from reports.benchmark import Line, benchmark_files, benchmark_table, read_benchmark
 from reports.declined import unsupported_table
-from reports.headline import headline, power_headline
+from reports.headline import benchmark_headline, headline, power_headline
 from reports.html import html_text
 from reports.junit import junit_text
 from reports.power_tables import power_tables
-from reports.summary import power_text, summary_text
+from reports.summary import benchmark_text, power_text, summary_text
 from reports.tables import (
     certification_table,
     cost_table,
@@ -34,48 +34,54 @@ __all__ = ["write_report"]
 def write_report(folder: Path, *, power: Path | None = None) -> Path:
     """Writes ``report/`` into the folder of a run and returns the path of its page.
 
-    The files are ``index.html``, ``summary.md``, ``junit.xml`` and a CSV file per table. A folder of ``attest power``
-    has a page as well, without what only records have.
+    The files are ``index.html``, ``summary.md``, ``junit.xml`` and a CSV file per table. A folder of ``attest power``,
+    or one with the times of a benchmark, has a page as well, without what only records have.
 
     Args:
-        folder: of a run, or of ``attest power``.
+        folder: of a run, of ``attest power``, or of a benchmark.
         power: folder of ``attest power`` whose results join those of the run; by default the folder's own, if any.
 
     Raises:
-        UsageError: the folder holds no record and no power, or jinja2 is missing (extra ``attest[report]``).
+        UsageError: the folder holds no record, no power and no times, or jinja2 is missing (extra ``attest[report]``).
         TestbenchError: the folder cannot be written.
     """
     results = read_power(power or folder) if power or has_power(folder) else None
-    alone = results is not None and not has_records(folder)
+    lines = read_benchmark(folder) if benchmark_files(folder) else []
+    alone = (results is not None or bool(lines)) and not has_records(folder)
     records = [] if alone else list(read_records(folder))
-    if not records and results is None:
+    if not records and results is None and not lines:
         raise UsageError(f"store: got {str(folder)!r} without a single record, expected at least one to report on")
     run = read_run(folder) if (folder / "run.json").is_file() else {}
     tests = pooled(records)
-    frames = _frames(folder, records, tests, read_certificates(folder), results)
-    if results is not None and not records:
-        texts = {"index.html": html_text(power_headline(results), frames, []), "summary.md": power_text(results)}
-    else:
+    frames = _frames(records, tests, read_certificates(folder), results, lines)
+    if records:
         first = headline(records, run, results, tests=tests)
         texts = {
-            "index.html": html_text(first, frames, records),
-            "summary.md": summary_text(records, first, results),
+            "summary.md": summary_text(records, first, frames["speed"], results),
             "junit.xml": junit_text(records),
         }
+    elif results is not None:
+        first = power_headline(results)
+        texts = {"summary.md": power_text(results)}
+    else:
+        first = benchmark_headline(lines)
+        texts = {"summary.md": benchmark_text(first, frames["speed"])}
     tables = {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames.items()}
-    return _write(folder / "report", {**texts, **tables}) / "index.html"
+    return (
+        _write(folder / "report", {"index.html": html_text(first, frames, records), **texts, **tables}) / "index.html"
+    )
 
 
 def _frames(
-    folder: Path,
     records: Sequence[Record],
     tests: Sequence[Pooled],
     certificates: Sequence[Certificate],
     results: PowerResults | None,
+    lines: Sequence[Line],
 ) -> dict[str, pd.DataFrame]:
     speed = speed_table(records)
-    if has_benchmark(folder):
-        timed = benchmark_table(folder, list(speed.columns))
+    if lines:
+        timed = benchmark_table(lines, list(speed.columns))
         speed = timed if speed.empty else pd.concat([speed, timed], ignore_index=True)
     return {
         "failures": failure_table(records),

@@ -1,6 +1,7 @@
 """What a machine can do at most: the bandwidth of a copy and the rate of a matrix product, on random values."""
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,9 @@ _GPU_BYTES, _GPU_SIZE = 2**31, 8192
 
 _CPU_BYTES, _CPU_SIZES = (2**14, 2**17, 2**20, 2**24), (256, 768)
 """A small copy stays in a cache, which a small call does as well: the fastest of the sizes is the ceiling."""
+
+_LONG_S = 0.3
+"""After so long the fastest of a CPU is not looked for any more."""
 
 
 def measure_ceilings(device: str) -> Ceilings:
@@ -39,9 +43,15 @@ def _product_tflop_s(size: int, dtype: torch.dtype, device: str) -> float:
 
 
 def _seconds(call: Callable[[], object], device: str, repeats: int = 15) -> float:
-    """Returns the median on a GPU; on a CPU, which others share, the fastest."""
+    """Returns the median on a GPU; on a CPU, which others share, the fastest.
+
+    A CPU without 16-bit products takes half a second for one of them, which is no ceiling: a few will do there.
+    """
     clock = device_seconds if device == "cuda" else host_seconds
     for _ in range(3):
         call()
-    measured = [clock(call) for _ in range(repeats)]
+    began = time.monotonic()
+    measured: list[float] = []
+    while len(measured) < repeats and (device == "cuda" or len(measured) < 3 or time.monotonic() - began < _LONG_S):
+        measured.append(clock(call))
     return statistics.median(measured) if device == "cuda" else min(measured)

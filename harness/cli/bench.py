@@ -26,7 +26,7 @@ from harness.cli.progress import collect, exit_code, interrupted, output_console
 from harness.errors import UsageError, nearest
 from harness.operations.case import Case
 from harness.ops import operation
-from harness.profiles import PROFILES
+from harness.profiles import TIMED_SMALL
 from harness.records import Record
 from harness.speed import Speed
 from harness.store import Store, write_run
@@ -113,7 +113,7 @@ def _shapes(arguments: argparse.Namespace) -> Mapping[str, Sequence[Mapping[str,
     if arguments.standard:
         shapes = TIMED if arguments.device == "cuda" else ON_CPU
     else:
-        shapes = {op: (fields,) for op, fields in PROFILES["quick"].timed.items()}
+        shapes = {op: (fields,) for op, fields in TIMED_SMALL.items()}
     if arguments.op is None:
         return shapes
     name = operation(arguments.op).name

@@ -179,15 +179,20 @@ def _timed_items(chosen: Profile, candidates: Sequence[Candidate]) -> list[Item]
     cases = [
         case_from_data({"op": op, "dtype": dtype, **fields})
         for op, fields in chosen.timed.items()
-        for dtype in ("float32", "bfloat16")
+        for dtype in chosen.timed_dtypes
     ]
     return items_of(cases, candidates)
 
 
 def _time(items: Sequence[Item], chosen: Profile, pool: Lanes, store: Store) -> list[Record]:
-    """Returns verified and timed records."""
-    total = sum(len(item.candidates) for item in items)
-    return collect(pool.speed(items, Speed(repeats=chosen.repeats)), store, total=total, label="timing")
+    """Returns verified and timed records of the candidates that are compiled here."""
+    if not items:
+        return []
+    with error_console().status("looking for what is compiled here"):
+        able = pool.compiled(items)
+    total = sum(len(item.candidates) for item in able)
+    speed = Speed(repeats=chosen.repeats, phases=chosen.phases)
+    return collect(pool.speed(able, speed), store, total=total, label="timing")
 
 
 def _certify(chosen: Profile, folder: Path, console: Console) -> None:

@@ -1,6 +1,6 @@
-"""Judged cases per second of the quick profile, beside a plain loop over the same work.
+"""Judged cases per second of the gate's profile, beside a plain loop over the same work.
 
-``python -m tests.benchmarks.campaign_speed`` takes cases evenly from the plan of ``attest run --profile quick`` and
+``python -m tests.benchmarks.campaign_speed`` takes cases evenly from the plan of ``attest run --profile gate`` and
 judges each on all its candidates in two ways, one process judging in either:
 
 - today's tree: what a lane of a campaign does, its worker kept warm;
@@ -109,11 +109,11 @@ def _innermost(rounding: Any) -> Any:
 
 
 def quick_plan(count: int) -> list[Item]:
-    """Returns so many items, evenly from the plan of the quick profile, its operations one after the other."""
+    """Returns so many items, evenly from the plan of the profile of the gate, its operations one after the other."""
     from harness.cli.run import _plan
 
     plan = sorted(
-        _plan(PROFILES["quick"], list(find_candidates().candidates.values()), 0), key=lambda each: each.case.op
+        _plan(PROFILES["gate"], list(find_candidates().candidates.values()), 0), key=lambda each: each.case.op
     )
     return [plan[index * len(plan) // count] for index in range(count)]
 

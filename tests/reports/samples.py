@@ -9,7 +9,7 @@ from harness.codec import to_json
 from harness.records import Aggregate, Certificate, Judgement, Phases, Record, Relation, Timing, Verdict
 from harness.store import write_certificates, write_run
 
-__all__ = ["HOSTILE", "certificate", "failure", "judgement", "record", "store", "unsupported"]
+__all__ = ["HOSTILE", "certificate", "failure", "judgement", "record", "store", "unsupported", "write_benchmark"]
 
 HOSTILE = (
     "</td></script><script>alert('x')</script><img src=http://evil.example onerror=alert(1)>\x00\x1b[31m\u202e$\\frac$&"
@@ -110,4 +110,23 @@ def store(folder: Path, records: Sequence[Record], *, certificates: Sequence[Cer
     write_run(folder, {"profile": "quick", "seed": 7})
     if certificates:
         write_certificates(folder, certificates)
+    return folder
+
+
+def write_benchmark(folder: Path) -> Path:
+    """Writes a ``benchmark.jsonl``: two times of an arm, a torn line, an arm without one, the end of a shape."""
+    folder.mkdir(parents=True, exist_ok=True)
+    case = {"op": "rope", "dtype": "bfloat16", "tokens": 4096}
+    environment = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3"}
+    time = {
+        "case": case, "environment": environment, "arm": "triton", "is_ours": True, "phase": "forward", "problem": "",
+        "median_us": 8.0, "low_us": 7.0, "high_us": 9.0, "rounds": 15, "floor_us": 4.0, "share": 0.5,
+        "against": {"eager": [0.5, 0.4, 0.6, "FASTER"], "peer": [1.5, 1.4, 1.6, "SLOWER"]},
+    }  # fmt: skip
+    longer = {**time, "case": {**case, "tokens": 8192}, "median_us": 16.0, "low_us": 15.0, "high_us": 17.0}
+    none = {"case": case, "environment": environment, "arm": "peer", "is_ours": False, "phase": "", "verdict": "ERROR",
+            "problem": "ImportError: <b>no</b>"}  # fmt: skip
+    last = {"case": case, "arm": "", "is_ours": False, "phase": "", "verdict": "", "problem": ""}
+    lines = [json.dumps(time), json.dumps(longer), "{torn", json.dumps(none), json.dumps(last)]
+    (folder / "benchmark.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder

@@ -14,7 +14,7 @@ from harness.errors import TestbenchError, UsageError
 from harness.records import Verdict
 from harness.store import StoreWarning
 from reports.write import write_report
-from tests.reports.samples import HOSTILE, certificate, failure, record, store, unsupported
+from tests.reports.samples import HOSTILE, certificate, failure, record, store, unsupported, write_benchmark
 
 FILES = {
     "index.html",
@@ -132,17 +132,46 @@ def test_a_missing_template_engine_is_named_with_its_extra(tmp_path: Path, monke
 
 
 def test_the_lines_of_the_benchmark_join_the_speed_table_with_their_share_of_the_ceiling(tmp_path: Path) -> None:
-    line = {
-        "case": {"op": "rope", "dtype": "bfloat16", "tokens": 4096}, "arm": "triton", "phase": "forward",
-        "median_us": 8.0, "low_us": 7.0, "high_us": 9.0, "rounds": 15, "floor_us": 4.0, "share": 0.5,
-        "against": {"eager": [0.5, 0.4, 0.6, "FASTER"], "peer": [1.5, 1.4, 1.6, "SLOWER"]},
-    }  # fmt: skip
-    lines = [json.dumps(line), "{torn", json.dumps({"arm": "", "phase": ""})]
-    (store(tmp_path, [record()]) / "benchmark.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.warns(StoreWarning, match="line 2 left out"):
+    write_benchmark(store(tmp_path, [record()]))
+    with pytest.warns(StoreWarning, match="line 3 left out"):
         report = write_report(tmp_path).parent
     row = pd.read_csv(report / "speed.csv").iloc[0]
     assert [row[name] for name in ("tokens", "share", "baseline", "verdict")] == [4096, 0.5, "peer", "SLOWER"]
+    assert "| triton | forward | 2 | 1.50 | peer |" in (report / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::harness.store.StoreWarning")
+def test_times_of_a_benchmark_alone_have_a_report(tmp_path: Path) -> None:
+    for op in ("attention", "rope"):
+        write_benchmark(tmp_path / op)
+    report = write_report(tmp_path).parent
+    assert len(pd.read_csv(report / "speed.csv")) == 4
+    summary = (report / "summary.md").read_text(encoding="utf-8")
+    assert summary.startswith("# 4 times of 1 kernel on 2 shapes\n")
+    assert "- peer on rope has no time: ERROR ImportError: \\<b\\>no\\</b\\>" in summary
+    assert "- device\\_name: NVIDIA H100 80GB HBM3" in summary
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert [f'<section id="{name}"' in page for name in ("speed", "plots", "errors", "cases")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not (report / "junit.xml").exists()
+
+
+def test_an_own_kernel_without_a_time_fails_a_benchmark(tmp_path: Path) -> None:
+    line = {
+        "case": {"op": "rope", "dtype": "bfloat16"},
+        "arm": "triton",
+        "is_ours": True,
+        "phase": "",
+        "problem": "wrong",
+    }
+    (tmp_path / "benchmark.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "0 times of 0 kernels on 0 shapes, 1 of the project&#39;s own has none" in page
+    assert 'class="headline bad"' in page
 
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:

@@ -48,38 +48,38 @@ const chooser = (label, options, change) => {
 
 const startPlots = () => {
   const section = document.getElementById("plots");
-  if (!section || !CASES) return;
+  const columns = Object.entries(DATA.speed).map(([name, column]) => [name, unpack(column)]);
+  const times = columns.length ? columns[0][1].map((_, index) => Object.fromEntries(columns.map(([name, values]) => [name, values[index]]))) : [];
+  if (!section || !(CASES || times.length)) return;
   section.hidden = false;
   const place = document.getElementById("plot-place");
   const names = (values) => [...new Set(values)].sort();
-  const all = CASES.anchors.map((_, index) => index);
+  const all = CASES ? CASES.anchors.map((_, index) => index) : [];
   const points = all.filter((index) => CASES.ratio[index] !== null).map((index) => ({
     index, op: CASES.op[index], candidate: CASES.candidate[index], dtype: CASES.dtype[index], tokens: CASES.tokens[index],
     ratio: CASES.ratio[index], drawn: clipped(CASES.ratio[index]), verdict: CASES.verdict[index],
   }));
-  const columns = Object.entries(DATA.speed).map(([name, column]) => [name, unpack(column)]);
-  const times = columns.length ? columns[0][1].map((_, index) => Object.fromEntries(columns.map(([name, values]) => [name, values[index]]))) : [];
-  const heat = heatFigure(place);
-  const spread = new Chart(place, "spread", "Spread of the errors");
-  const growth = new Chart(place, "growth", "Error against length");
+  const subjects = CASES ? all.map((index) => ({ op: CASES.op[index], candidate: CASES.candidate[index] })) : times;
+  const heat = CASES ? heatFigure(place) : null;
+  const spread = CASES ? new Chart(place, "spread", "Spread of the errors") : null;
+  const growth = CASES ? new Chart(place, "growth", "Error against length") : null;
   const speed = times.length ? new Chart(place, "speed", "Speed against size") : null;
   const update = () => {
     const within = (item) => (!ops.value || item.op === ops.value) && (!candidates.value || item.candidate === candidates.value);
-    const indices = all.filter((index) => within({ op: CASES.op[index], candidate: CASES.candidate[index] }));
-    heat(indices, ops.value);
     const some = points.filter(within);
-    spread.show(spreadOptions(some));
-    growth.show(growthOptions(some));
+    heat?.(all.filter((index) => within(subjects[index])), ops.value);
+    spread?.show(spreadOptions(some));
+    growth?.show(growthOptions(some));
     speed?.show(speedOptions(times.filter(within)));
   };
   const offer = () => {
     const kept = candidates.value;
-    const fitting = names(all.filter((index) => !ops.value || CASES.op[index] === ops.value).map((index) => CASES.candidate[index]));
+    const fitting = names(subjects.filter((item) => !ops.value || item.op === ops.value).map((item) => item.candidate));
     candidates.replaceChildren(make("option", { value: "" }, `All ${fitting.length} candidates`), ...fitting.map((name) => make("option", { value: name }, name)));
     candidates.value = fitting.includes(kept) ? kept : "";
     update();
   };
-  const operations = names(CASES.op);
+  const operations = names(subjects.map((item) => item.op));
   const [opLabel, ops] = chooser("Operation", [["", `All ${operations.length} operations`], ...operations.map((name) => [name, name])], offer);
   const [candidateLabel, candidates] = chooser("Candidate", [["", "All candidates"]], update);
   document.getElementById("plot-controls").append(opLabel, candidateLabel);

@@ -14,7 +14,7 @@ from harness.cases import case_from_data
 from harness.operations.base import Inputs, output_dtype
 from harness.operations.case import Case
 from harness.ops import OPS, operation
-from harness.profiles import PROFILES
+from harness.profiles import TIMED_SMALL
 from harness.truth import promote
 
 HEADS = {"batch": 2, "key_heads": 2, "group": 3, "head_dim": 8, "value_dim": 5}
@@ -138,7 +138,7 @@ LAYERS = ("low_rank_projection", "grouped_query_attention", "multi_head_latent_a
 @pytest.mark.parametrize("op", LAYERS)
 def test_a_layer_costs_its_projections_beside_its_core(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain reference multiplies all pairs of queries and keys."""
-    case, inputs = made({"op": op, **PROFILES["quick"].timed[op]})
+    case, inputs = made({"op": op, **TIMED_SMALL[op]})
     row = operation(op)
     args, kwargs = row.arrange(promote(inputs.tensors), inputs.options)
     with FlopCounterMode(display=False) as counter:
@@ -147,9 +147,9 @@ def test_a_layer_costs_its_projections_beside_its_core(op: str, monkeypatch: pyt
     assert cost(case, inputs, "forward").flops == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("op", sorted(PROFILES["quick"].timed))
+@pytest.mark.parametrize("op", sorted(TIMED_SMALL))
 def test_bytes_are_those_of_what_goes_in_and_comes_out(op: str) -> None:
-    case, inputs = made({"op": op, **PROFILES["quick"].timed[op]})
+    case, inputs = made({"op": op, **TIMED_SMALL[op]})
     row = operation(op)
     args, kwargs = row.arrange(promote(inputs.tensors), inputs.options)
     outputs = row.named(row.reference(*args, **kwargs))
@@ -164,7 +164,7 @@ def test_bytes_are_those_of_what_goes_in_and_comes_out(op: str) -> None:
 
 
 def test_every_operation_has_a_timed_shape_and_so_a_tested_model() -> None:
-    assert PROFILES["quick"].timed.keys() == OPS.keys()
+    assert TIMED_SMALL.keys() == OPS.keys()
 
 
 @pytest.mark.parametrize(
