@@ -1,13 +1,12 @@
 """Who is timed at the standard shapes of an operation: ours, the compiled textbook, and other people's kernels."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.bench.peers import PEERS
+from harness.bench.peers import PEERS, keep_buffers
 from harness.candidates import find_candidates
 from optimized.candidate import Candidate, Recipe
 
@@ -26,12 +25,14 @@ class Contender:
         load: returns the callable, of the operation's call.
         recipe: by which it is judged.
         is_ours: whether it must pass before it is timed.
+        states_recipe: whether the recipe is its own; else it is that of ours, which its authors never promised.
     """
 
     name: str
     load: Callable[[], Callable[..., Any]]
     recipe: Recipe
     is_ours: bool = False
+    states_recipe: bool = True
 
 
 def contenders(op: str, dtype: str, device: str) -> list[Contender]:
@@ -46,14 +47,13 @@ def contenders(op: str, dtype: str, device: str) -> list[Contender]:
     if device == "cuda":
         found += [Contender(f"compiled-{item.name}", load=_compiled(item), recipe=item.recipe) for item in plain]
     recipe = (fused or ours)[0].recipe
-    return [*found, *(Contender(name, load=make, recipe=recipe) for name, make in PEERS.get(op, {}).items())]
+    peers = PEERS.get(op, {}).items()
+    return [*found, *(Contender(name, load=make, recipe=recipe, states_recipe=False) for name, make in peers)]
 
 
 def _compiled(candidate: Candidate) -> Callable[[], Callable[..., Any]]:
     def load() -> Callable[..., Any]:
-        # Backward alone is timed again and again on one graph, whose buffers it must not give away.
-        config: Any = importlib.import_module("torch._functorch.config")
-        config.donated_buffer = False
+        keep_buffers()
         made: Callable[..., Any] = torch.compile(candidate.load())
         return made
 

@@ -62,9 +62,11 @@ class PartJudge:
         self, function: Callable[..., Any], recipe: Recipe, *, with_gradients: bool = True
     ) -> tuple[Verdict, str]:
         """Returns the verdict on the part of a call, and its reason; ``out`` alone where gradients are not wanted."""
-        return self.judged_values(
-            pulled(self._row, self._inputs, function, self.cotangent if with_gradients else None), recipe
-        )
+        return self.judged_values(self.found(function, with_gradients=with_gradients), recipe)
+
+    def found(self, function: Callable[..., Any], *, with_gradients: bool = True) -> dict[str, Tensor | None]:
+        """Returns what a call gives for the judge's inputs and cotangent."""
+        return pulled(self._row, self._inputs, function, self.cotangent if with_gradients else None)
 
     def judged_values(self, found: Mapping[str, Tensor | None], recipe: Recipe) -> tuple[Verdict, str]:
         """Returns the verdict on what a call returned for these inputs, gradients from the judge's cotangent."""
@@ -78,6 +80,16 @@ class PartJudge:
             if verdict is Verdict.PASS:
                 break
         return verdict, reason
+
+    def errors(self, found: Mapping[str, Tensor | None]) -> dict[str, float]:
+        """Returns, by output and gradient, the root of the mean square error over that of the expected values."""
+        errors = {}
+        for name, expected in self._truth.expected.items():
+            value = found.get(name)
+            if value is not None:
+                off = self._taken(name.removeprefix(GRAD), value).to(torch.float64) - expected
+                errors[name] = float((off.square().sum() / expected.square().sum()).sqrt())
+        return errors
 
     def _judgements(self, values: Mapping[str, Tensor | None], recipe: Recipe, factor: int) -> list[Judgement]:
         if (recipe, factor) not in self._budgets:

@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PEERS", "Peer"]
+__all__ = ["PEERS", "Peer", "keep_buffers"]
 
 Call = Callable[..., Any]
 Window = tuple[int | None, int | None]
 Result = tuple[Tensor, Tensor | None]
 Peer = Callable[[], Call]
+
+
+def keep_buffers() -> None:
+    """Has compiled functions keep the buffers of their backward, which is timed again and again on one graph."""
+    config: Any = importlib.import_module("torch._functorch.config")
+    config.donated_buffer = False
 
 
 def _sdpa() -> Call:
@@ -56,6 +62,7 @@ def _flash4() -> Call:
 
 def _flex() -> Call:
     """The flex_attention of torch, compiled, with a block mask for the window; no sinks."""
+    keep_buffers()
     flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
     compiled: Call = torch.compile(flex.flex_attention)
     make_mask: Call = flex.create_block_mask

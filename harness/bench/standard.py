@@ -28,10 +28,13 @@ from harness.operations.case import Case
 from harness.records import Verdict
 from harness.timing import compare, interval, noise_of
 
-__all__ = ["SLACK", "Bench", "case_data"]
+__all__ = ["BEYOND", "SLACK", "Bench", "case_data"]
 
 SLACK = 1.05
 """A share of the floor above this is no speed but an error of the benchmark; the ceilings vary by a few percent."""
+
+BEYOND = "BEYOND_OURS"
+"""In the place of a failure of a peer that states no recipe: its errors are beyond what ours promises, no fault."""
 
 _MOST_SETS = 32
 
@@ -69,22 +72,22 @@ class Bench:
             "case": case_data(case), "ceilings": dataclasses.asdict(self._ceilings),
             "environment": snapshot(self._device, 1), "complete": False, "is_fatal": False,
         }  # fmt: skip
-        verdicts = {}
+        verdicts, errors = {}, {}
         for each in self._contenders:
             if each.name in without:
                 continue
-            verdict, problem = self._verified(each, judge)
+            verdict, problem, errors[each.name] = self._verified(each, judge)
             is_lost = self._is_lost()
             if verdict == Verdict.ERROR.value and not each.is_ours and not is_lost:
                 # What refuses to go backward here may still have a forward to compare with.
-                verdict, again = self._verified(each, judge, with_gradients=False)
+                verdict, again, errors[each.name] = self._verified(each, judge, with_gradients=False)
                 problem, is_lost = f"{problem}; forward alone: {verdict} {again}".strip(), self._is_lost()
                 forward_only.add(each.name)
             verdicts[each.name] = verdict
-            if verdict == Verdict.PASS.value or (verdict.startswith("FAIL") and not each.is_ours):
+            if verdict in {Verdict.PASS.value, BEYOND} or (verdict.startswith("FAIL") and not each.is_ours):
                 sound.append(each)
-            if problem:
-                yield {**base, **_bare(each, ""), "verdict": verdict, "problem": problem, "is_fatal": is_lost}
+            said = {"verdict": verdict, "problem": problem, "errors": errors[each.name], "is_fatal": is_lost}
+            yield {**base, **_bare(each, ""), **said}
         sets = [inputs, *self._more_inputs(case, inputs)]
         judge = PartJudge(self._row, case, sets[-1])
         for phase in PHASES:
@@ -109,13 +112,16 @@ class Bench:
             self._functions[each.name] = each.load()
         return self._functions[each.name]
 
-    def _verified(self, each: Contender, judge: PartJudge, *, with_gradients: bool = True) -> tuple[str, str]:
-        """Returns the verdict on a contender and, unless it passed, a sentence."""
+    def _verified(
+        self, each: Contender, judge: PartJudge, *, with_gradients: bool = True
+    ) -> tuple[str, str, dict[str, float]]:  # fmt: skip
+        """Returns the verdict on a contender, a sentence unless it passed, and its errors."""
         try:
-            verdict, reason = judge.judged(self._function(each), each.recipe, with_gradients=with_gradients)
+            found = judge.found(self._function(each), with_gradients=with_gradients)
+            verdict, reason = judge.judged_values(found, each.recipe)
         except Exception as error:
-            return Verdict.ERROR.value, _sentence(error)
-        return verdict.value, reason
+            return Verdict.ERROR.value, _sentence(error), {}
+        return _named(verdict, each), reason, judge.errors(found)
 
     def _more_inputs(self, case: Case, inputs: Inputs) -> Iterator[Inputs]:
         for seed in range(2, max(2, rotations(inputs, self._device, most=_MOST_SETS)) + 1):
@@ -180,7 +186,12 @@ class Bench:
             # A kernel that is right when it is called and wrong when it is timed has no speed.
             problem = f"what was timed: {reason}"
             return {**_bare(each, line["phase"]), "verdict": verdict.value, "problem": problem}
-        return {**line, "timed_verdict": verdict.value}
+        return {**line, "timed_verdict": _named(verdict, each)}
+
+
+def _named(verdict: Verdict, each: Contender) -> str:
+    """Returns the verdict; beyond a recipe that is not its own, a peer has not failed."""
+    return BEYOND if verdict is Verdict.FAIL_NUMERIC and not each.states_recipe else verdict.value
 
 
 def _bare(each: Contender, phase: str) -> dict[str, Any]:

@@ -132,15 +132,19 @@ def _asked(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 
 def _plan(chosen: Profile, candidates: Sequence[Candidate], seed: int) -> list[Item]:
-    """Returns the cases of the profile, operations interleaved so that the time left can be told early."""
+    """Returns the cases of the profile in an order of which every beginning is like the whole.
+
+    A run that is ended at its time has then judged every operation in every format, each by its share. It also lets the
+    time left be told early.
+    """
     queues = []
     for row in OPS.values():
         count = chosen.cases.get(row.name, chosen.default_cases)
         largest = chosen.largest.get(row.name, chosen.default_largest)
-        cases = draw_cases(row, count, seed_value=seed, dtypes=DTYPES, largest=largest)
-        queues.append(items_of(cases, candidates))
-    longest = max(len(queue) for queue in queues)
-    return [queue[index] for index in range(longest) for queue in queues if index < len(queue)]
+        items = items_of(draw_cases(row, count, seed_value=seed, dtypes=DTYPES, largest=largest), candidates)
+        queues += [[item for item in items if item.case.dtype == dtype] for dtype in DTYPES]
+    shares = [((index + 0.5) / len(queue), item) for queue in queues for index, item in enumerate(queue)]
+    return [item for _, item in sorted(shares, key=lambda pair: pair[0])]
 
 
 def _missing(items: Sequence[Item], done: AbstractSet[tuple[str, str]]) -> list[Item]:

@@ -1,8 +1,8 @@
 """What a compiled kernel may not be: the limits that a survey ends with.
 
 A spill costs global memory on every use, a program beyond the shared memory does not start at all, and a matrix product
-without the warp-group instruction runs at a fraction of Hopper's rate. The limits are Hopper's, and so is the gate; on
-other architectures only a kernel that does not compile is a violation.
+without the warp-group instruction runs at a fraction of Hopper's rate. These limits are Hopper's. A program that does
+not fit or compile, or that divides by 0 ahead of a loop, is a violation on every architecture.
 """
 
 import dataclasses
@@ -74,8 +74,8 @@ def _of_examination(item: Examination) -> Iterator[tuple[str, str, str]]:
         yield "", item.sentence, item.sentence
     for kernel in item.kernels:
         for kind, sentence in _of_kernel(kernel, item.case):
-            if item.arch != GATED_ARCH and kind != "shared":
-                continue  # code for other architectures is not tuned, but it has to start
+            if item.arch != GATED_ARCH and kind not in {"shared", "turns"}:
+                continue  # code for other architectures is not tuned, but it has to start, and to be defined
             yield kernel.key, kind, f"{kernel.kernel} {sentence}"
 
 
@@ -86,6 +86,9 @@ def _of_kernel(kernel: CompiledKernel, case: Mapping[str, Any]) -> Iterator[tupl
         yield "spill", f"spills: got {local}, expected 0"
     if kernel.shared_bytes > SHARED_BYTES_OF_HOPPER:
         yield "shared", f"does not fit: got {kernel.shared_bytes} bytes shared, expected <= {SHARED_BYTES_OF_HOPPER}"
+    if kernel.divided_by_turns:
+        got = f"{kernel.divided_by_turns} loops that do, expected 0"
+        yield "turns", f"divides by a loop's number of turns inside it: got {got}: undefined where it has none"
     if kernel.matrix_product and not code.warp_group_products and _asks_for_warp_groups(case):
         got = f"{code.warp_products} HMMA and 0 HGMMA with {kernel.num_warps} warps"
         yield "product", f"has slow products: got {got}, expected HGMMA, which takes 4 warps at least"

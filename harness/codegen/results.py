@@ -27,6 +27,7 @@ class CompiledKernel:
         shared_bytes: shared memory of a program.
         matrix_product: whether the source multiplies matrices (``tl.dot``), whatever the compiler made of it.
         code: figures of the machine code.
+        divided_by_turns: loops that divide by how often they turn, which is undefined where they do not.
         phase: ``forward`` or ``backward``.
         launches: how often the call launches it; 0 for a setting that autotuning only tries.
         programs: programs of these launches.
@@ -42,6 +43,7 @@ class CompiledKernel:
     shared_bytes: int
     matrix_product: bool
     code: MachineCode
+    divided_by_turns: int = 0
     phase: str = "forward"
     launches: int = 1
     programs: int = 0

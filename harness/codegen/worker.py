@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from harness.candidates import find_candidates
+from harness.codegen.loops import loops_divided_by_turns
 from harness.codegen.machine_code import MachineCode, read_machine_code
 from harness.codegen.offline import Launch, compiling, launches_something
 from harness.codegen.results import CompiledKernel
@@ -136,6 +137,7 @@ def _read(launch: Launch) -> CompiledKernel:
         shared_bytes=int(kernel.metadata.shared),
         matrix_product="tt.dot" in kernel.asm["ttir"],
         code=_codes[kernel.hash],
+        divided_by_turns=loops_divided_by_turns(kernel.asm["ttir"]),
     )
 
 

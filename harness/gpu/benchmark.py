@@ -59,6 +59,8 @@ def _row(line: Mapping[str, Any]) -> str:
         return f"{line['arm']:28} {line['phase']:17} {line['verdict']}: {line['problem'][:150]}"
     if not line["arm"]:
         return json.dumps(line["case"])
+    if "median_us" not in line:
+        return f"{line['arm']:28} {'verification':17} {line['verdict']}"
     share = "" if line["share"] is None else f"{100 * line['share']:6.1f} % of the floor"
     return f"{line['arm']:28} {line['phase']:17} {line['median_us']:12.1f} us {line['how']:7}{share}  {line['verdict']}"
 

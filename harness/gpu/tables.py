@@ -14,8 +14,9 @@ from typing import Any
 
 from harness.gpu.benchmark import LINES
 from harness.store import RECORDS
+from harness.truth import GRAD
 
-__all__ = ["machine_table", "main", "speed_tables", "unfinished", "verdict_table"]
+__all__ = ["error_table", "machine_table", "main", "speed_tables", "unfinished", "verdict_table"]
 
 Data = Mapping[str, Any]
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not any(folder.glob("*/*.json*")):
             sys.stderr.write(f"DIR: got {str(folder)!r}, expected a folder that python -m harness.gpu wrote\n")
             return 2
-    parts = (machine_table(folders), verdict_table(folders), *speed_tables(folders), unfinished(folders))
+    parts = (machine_table(folders), verdict_table(folders), *speed_tables(folders), error_table(folders),
+             unfinished(folders))  # fmt: skip
     sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
     return 0
 
@@ -104,6 +106,26 @@ def speed_tables(folders: Sequence[Path]) -> Iterator[str]:
     for op, found in rows.items():
         head = ["shape", "phase", "kernel", "µs (interval)", "of the floor", "time as a multiple of that of"]
         yield f"`{op}`\n\n{_table(head, list(found.values()))}"
+
+
+def error_table(folders: Sequence[Path]) -> str:
+    """Returns the errors of who was timed: root mean squares over those of the expected values, largest of all shapes.
+
+    A gradient is named. ``BEYOND_OURS`` is no failure: a peer without a recipe of its own is beyond that of ours.
+    """
+    found: dict[tuple[str, str], tuple[set[str], dict[str, float]]] = {}
+    for line in _lines(folders, LINES):
+        if line["arm"] and line.get("errors"):
+            verdicts, errors = found.setdefault((line["case"]["op"], line["arm"]), (set(), {}))
+            verdicts.add(line["verdict"])
+            for name, error in line["errors"].items():
+                errors[name] = max(errors.get(name, 0.0), error)
+    rows = []
+    for (op, arm), (verdicts, errors) in found.items():
+        gradients = [(error, name.removeprefix(GRAD)) for name, error in errors.items() if name.startswith(GRAD)]
+        worst = "{:.1e} ({})".format(*max(gradients)) if gradients else "-"
+        rows.append([op, arm, ", ".join(sorted(verdicts)), f"{errors['out']:.1e}", worst])
+    return _table(["operation", "arm", "verdict", "error of out", "largest error of a gradient"], rows)
 
 
 def unfinished(folders: Sequence[Path]) -> str:

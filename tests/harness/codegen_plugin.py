@@ -1,4 +1,4 @@
-"""A plug-in whose Triton kernels are good, too greedy in two ways, or do not compile."""
+"""A plug-in whose Triton kernels are good, too greedy in two ways, undefined, or do not compile."""
 
 from collections.abc import Callable
 
@@ -38,6 +38,18 @@ def broken_kernel(gate_pointer: tl.tensor, out_pointer: tl.tensor, BLOCK: tl.con
     tl.store(out_pointer + tl.arange(0, BLOCK), tl.load(gate_pointer + tl.arange(0, BLOCK + 1)))
 
 
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def divided_kernel(
+    gate_pointer: tl.tensor, out_pointer: tl.tensor, N: tl.tensor, BLOCK: tl.constexpr, PARTS: tl.constexpr
+) -> None:
+    total = tl.zeros([BLOCK], tl.float32)
+    turns = N // BLOCK
+    for turn in range(turns * PARTS):
+        places = tl.cast(turn, tl.int32) % turns * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(gate_pointer + places).to(tl.float32)
+    tl.store(out_pointer + tl.arange(0, BLOCK), total)
+
+
 def good(gate: Tensor, x: Tensor) -> Tensor:
     """Launches a kernel that needs little."""
     out = torch.empty_like(x)
@@ -56,6 +68,13 @@ def too_large(gate: Tensor, x: Tensor) -> Tensor:
     """Launches a matrix product whose operands are 128 KB each."""
     out = torch.empty_like(x)
     product_kernel[(1,)](gate, x, out, M=64, K=1024, num_warps=16)
+    return out
+
+
+def divided(gate: Tensor, x: Tensor) -> Tensor:
+    """Launches a kernel whose loop divides by how often it turns."""
+    out = torch.empty_like(x)
+    divided_kernel[(1,)](gate, out, x.numel(), BLOCK=1024, PARTS=2)
     return out
 
 
@@ -90,5 +109,6 @@ CANDIDATES = (
     candidate("spilling", spilling),
     candidate("too-large", too_large),
     candidate("broken", broken),
+    candidate("divided", divided),
     candidate("plain", plain),
 )

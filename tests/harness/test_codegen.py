@@ -41,7 +41,9 @@ def examined(surveyed: tuple[int, Path]) -> dict[str, dict[str, Any]]:
     return {item["candidate"]: item for item in data["examinations"]}
 
 
-def kernel(*, matrix_product: bool = False, num_warps: int = 4, shared_bytes: int = 0, **code: Any) -> CompiledKernel:
+def kernel(
+    *, matrix_product: bool = False, num_warps: int = 4, shared_bytes: int = 0, divided_by_turns: int = 0, **code: Any
+) -> CompiledKernel:
     """Returns a kernel that needs nothing, but for what is given."""
     nothing = MachineCode(
         function="f", registers=32, stack_bytes=0, static_shared_bytes=0, instructions=10, local_loads=0,
@@ -51,6 +53,7 @@ def kernel(*, matrix_product: bool = False, num_warps: int = 4, shared_bytes: in
     return CompiledKernel(
         kernel="file.f", key="key", signature={}, constants={}, num_warps=num_warps, num_stages=1,
         shared_bytes=shared_bytes, matrix_product=matrix_product, code=replace(nothing, **code),
+        divided_by_turns=divided_by_turns,
     )  # fmt: skip
 
 
@@ -105,6 +108,11 @@ def test_matrix_product_of_hopper_is_the_warp_group_instruction(examined: dict[s
     assert found["code"]["warp_group_products"] > 0
 
 
+def test_planted_loop_that_divides_by_its_turns_is_counted(examined: dict[str, dict[str, Any]]) -> None:
+    turns = {name: [kernel["divided_by_turns"] for kernel in item["kernels"]] for name, item in examined.items()}
+    assert turns == {"good": [0], "spilling": [0], "too-large": [0], "broken": [], "divided": [1]}
+
+
 def test_settings_of_a_launch_are_recorded(examined: dict[str, dict[str, Any]]) -> None:
     (found,) = examined["too-large"]["kernels"]
     assert (found["num_warps"], found["constants"]) == (16, {"M": 64, "K": 1024})
@@ -118,7 +126,7 @@ def test_kernel_that_does_not_compile_is_an_error_even_where_the_candidate_hides
 
 
 def test_candidate_without_a_kernel_is_left_out(examined: dict[str, dict[str, Any]]) -> None:
-    assert set(examined) == {"good", "spilling", "too-large", "broken"}
+    assert set(examined) == {"good", "spilling", "too-large", "broken", "divided"}
 
 
 def test_table_has_a_line_per_kernel(surveyed: tuple[int, Path]) -> None:
@@ -128,6 +136,7 @@ def test_table_has_a_line_per_kernel(surveyed: tuple[int, Path]) -> None:
         ("good", "codegen_plugin.good_kernel"),
         ("spilling", "codegen_plugin.good_kernel"),
         ("too-large", "codegen_plugin.product_kernel"),
+        ("divided", "codegen_plugin.divided_kernel"),
     }
 
 
@@ -155,8 +164,9 @@ def test_examinations_are_printed_as_lines_of_json(tmp_path: Path, capsys: pytes
             {"matrix_product": True, "warp_products": 3},
             "has slow products: got 3 HMMA and 0 HGMMA with 4 warps",
         ),
+        ({"divided_by_turns": 1}, "divides by a loop's number of turns inside it: got 1 loops that do, expected 0"),
     ],
-    ids=["stack", "LDL", "STL", "shared", "HGMMA"],
+    ids=["stack", "LDL", "STL", "shared", "HGMMA", "turns"],
 )
 def test_gate_closes(needs: dict[str, Any], words: str) -> None:
     (sentence,) = gate(kernel(**needs))
@@ -181,6 +191,11 @@ def test_gate_stays_open(needs: dict[str, Any], case: dict[str, Any]) -> None:
 def test_shared_memory_is_limited_on_every_architecture() -> None:
     (sentence,) = gate(kernel(shared_bytes=SHARED_BYTES_OF_HOPPER + 1), arch="sm_100")
     assert "does not fit" in sentence
+
+
+def test_a_division_by_turns_is_undefined_on_every_architecture() -> None:
+    (sentence,) = gate(kernel(divided_by_turns=1), arch="sm_100")
+    assert "divides by" in sentence
 
 
 def test_one_kernel_of_many_cases_is_one_violation() -> None:

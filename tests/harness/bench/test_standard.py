@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.bench.calls import PHASES
+from harness.bench.contenders import Contender
 from harness.bench.inputs import timed_inputs
 from harness.bench.parts import PartJudge
 from harness.bench.peers import PEERS
 from harness.bench.shapes import REHEARSED, TIMED, standard_cases
-from harness.bench.standard import Bench
+from harness.bench.standard import BEYOND, Bench
 from harness.operations.case import Case
 from harness.ops import operation
 from harness.records import Verdict
@@ -88,3 +90,27 @@ def test_ours_gets_no_time_without_a_pass(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(bench, "_function", lambda _: lambda gate, x: 2 * silu_mul(gate, x))
     lines = [line for line in bench.lines(case_of("silu_mul")) if line["is_ours"]]
     assert [(line["verdict"], line["phase"]) for line in lines] == [("FAIL_NUMERIC", "")]
+
+
+def of_a_peer(monkeypatch: pytest.MonkeyPatch, *, states_recipe: bool) -> list[dict[str, Any]]:
+    """Returns the lines of a kernel of somebody else's that is twice what it should be."""
+    bench = Bench(operation("silu_mul"), "cpu", "bfloat16", 1, graphs=False)
+    peer = Contender(
+        "peer", load=lambda: lambda gate, x: 2 * silu_mul(gate, x), recipe=RECIPE, states_recipe=states_recipe
+    )
+    monkeypatch.setattr(bench, "_contenders", [peer])
+    return [line for line in bench.lines(case_of("silu_mul")) if line["arm"]]
+
+
+def test_beyond_the_recipe_of_ours_a_peer_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *timed = of_a_peer(monkeypatch, states_recipe=False)
+    assert first["verdict"] == BEYOND
+    assert first["errors"]["out"] == pytest.approx(1, rel=0.01)
+    assert first["errors"].keys() == {"out", "grad:gate", "grad:x"}
+    assert {line["phase"] for line in timed} == set(PHASES)
+    assert {line["timed_verdict"] for line in timed} == {BEYOND}
+
+
+def test_beyond_its_own_recipe_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *timed = of_a_peer(monkeypatch, states_recipe=True)
+    assert {first["verdict"], *(line["timed_verdict"] for line in timed)} == {"FAIL_NUMERIC"}

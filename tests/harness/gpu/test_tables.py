@@ -58,6 +58,17 @@ def test_an_arm_that_was_not_timed_is_told_with_its_reason(tmp_path: Path) -> No
     assert tables.unfinished([tmp_path]).endswith("| silu_mul | peer | verification | no / such package |")
 
 
+def test_errors_are_the_largest_of_all_shapes(tmp_path: Path) -> None:
+    lines = [
+        {"case": {"op": "silu_mul"}, "arm": "peer", "verdict": verdict, "errors": {"out": out, "grad:x": x}}
+        for verdict, out, x in (("PASS", 0.002, 0.3), ("BEYOND_OURS", 0.004, 0.2))
+    ]  # fmt: skip
+    (tmp_path / "bench-silu_mul").mkdir()
+    text = "\n".join(map(json.dumps, lines)) + "\n"
+    (tmp_path / "bench-silu_mul" / "benchmark.jsonl").write_text(text, encoding="utf-8")
+    assert tables.error_table([tmp_path]).endswith("| silu_mul | peer | BEYOND_OURS, PASS | 4.0e-03 | 3.0e-01 (x) |")
+
+
 def test_a_folder_without_a_campaign_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main([str(tmp_path)]) == 2
     assert f"DIR: got {str(tmp_path)!r}" in capsys.readouterr().err
