@@ -17,6 +17,7 @@ from harness.errors import TestbenchError, UsageError
 from harness.records import Certificate, Record
 
 __all__ = [
+    "RECORDS",
     "Store",
     "StoreWarning",
     "has_records",

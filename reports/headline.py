@@ -139,7 +139,7 @@ def benchmark_headline(lines: Sequence[Line]) -> Headline:
 
 
 _KEY_FACTS = {
-    "device_name": "device", "run: profile": "profile", "seeds": "seeds", "commit": "commit",
+    "device_name": "device", "run: profile": "profile", "run: seed": "seed", "commit": "commit",
     "dirty": "changed since", "versions torch": "torch", "versions triton": "triton", "driver": "driver",
     "threads": "threads",
 }  # fmt: skip

@@ -9,8 +9,8 @@ from harness.errors import TestbenchError, UsageError
 from harness.pool import Pooled, pooled
 from harness.power_results import PowerResults, has_power, read_power
 from harness.records import Certificate, Record
-from harness.store import has_records, read_certificates, read_records, read_run
-from reports.benchmark import Line, benchmark_files, benchmark_table, read_benchmark
+from harness.store import RECORDS, has_records, read_certificates, read_records, read_run
+from reports.benchmark import BENCHMARK, Line, benchmark_files, benchmark_table, read_benchmark
 from reports.declined import unsupported_table
 from reports.headline import benchmark_headline, headline, power_headline
 from reports.html import html_text
@@ -47,6 +47,9 @@ def write_report(folder: Path, *, power: Path | None = None) -> Path:
     """
     results = read_power(power or folder) if power or has_power(folder) else None
     lines = read_benchmark(folder) if benchmark_files(folder) else []
+    if results is None and not benchmark_files(folder) and not (folder / RECORDS).is_file():
+        expected = f"a folder with a {RECORDS}, a power.json or a {BENCHMARK}"
+        raise UsageError(f"report: got {str(folder)!r}, expected {expected}")
     alone = (results is not None or bool(lines)) and not has_records(folder)
     records = [] if alone else list(read_records(folder))
     if not records and results is None and not lines:

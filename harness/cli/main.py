@@ -26,6 +26,9 @@ COMMANDS = (run, listing, describe, fuzz, check, replay, bench, report, certify,
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left on the device, beyond the quota, file too large."""
 
+_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
+"""What torch says, in a RuntimeError, of a tensor that does not fit."""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line and raises instead of leaving."""
@@ -35,8 +38,8 @@ class _Parser(argparse.ArgumentParser):
         if "invalid choice: " in message and "argument COMMAND" in message:
             got = message.split("invalid choice: ")[1].split("'")[1]
             names = [module.NAME for module in COMMANDS]
-            message = f"command: got {got!r}, expected one of {', '.join(names)}{nearest(got, names)}"
-        raise UsageError(message)
+            raise UsageError(f"command: got {got!r}, expected one of {', '.join(names)}{nearest(got, names)}")
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,6 +63,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the arguments of a command.
+
+    Raises:
+        UsageError: they are wrong; what the command does not know is named beside what it knows.
+    """
+    parser = build_parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+        known = [name for name in commands.choices[parsed.command]._option_string_actions if name.startswith("--")]
+        hint = nearest(unknown[0].partition("=")[0], known)
+        raise UsageError(f"{parsed.command}: got {unknown[0]!r}, expected options of {', '.join(known)}{hint}")
+    return parsed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
@@ -71,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends a campaign as Ctrl-C does
             signal.signal(name, signal.default_int_handler)
     try:
-        parsed = build_parser().parse_args(arguments)
+        parsed = _parsed(arguments)
         execute: Callable[[argparse.Namespace], int] = parsed.execute
         return execute(parsed)
     except UsageError as error:
@@ -87,10 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fault(error: Exception) -> int:
-    """Says what went wrong with the testbench itself; a full disk is no fault of its code."""
+    """Says what went wrong with the testbench itself; a full disk or memory is no fault of its code."""
     if isinstance(error, OSError) and error.errno in _FULL:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror}; what was written before is kept, make room and go on", 3)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return _say("the case needs more memory than there is, expected a smaller one", 3)
     traceback.print_exc()
     return _say("this is a fault of the testbench itself, please report the lines above", 3)
 

@@ -227,8 +227,10 @@ def new_folder(out: Path | None) -> Path:
     """Returns the folder of a run: the one that was asked for, or a new one named by the time.
 
     Raises:
-        UsageError: the folder holds the records of another run.
+        UsageError: the folder holds the records of another run, or is none.
     """
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out: got {str(out)!r}, which is a file, expected a new or an empty folder")
     if out is not None and has_records(out):
         raise UsageError(f"--out: {out} holds the records of another run, expected a new or an empty folder")
     return out or Path("attest-out") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

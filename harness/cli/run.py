@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def _timed_items(chosen: Profile, candidates: Sequence[Candidate]) -> list[Item]
         for op, fields in chosen.timed.items()
         for dtype in chosen.timed_dtypes
     ]
-    return items_of(cases, candidates)
+    timed = [item for item in candidates if not any(fnmatchcase(item.name, each) for each in chosen.untimed)]
+    return items_of(cases, timed)
 
 
 def _time(items: Sequence[Item], chosen: Profile, pool: Lanes, store: Store) -> list[Record]:

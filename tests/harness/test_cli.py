@@ -90,6 +90,10 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "describe-nothing": (("describe",), ("OP",)),
     "repeats": (("bench", "--op", "rope", "--repeats", "0"), ("--repeats", "'0'")),
     "seed-of-run": (("run", "--seed", "1.5"), ("--seed", "'1.5'")),
+    "option-of-another-command": (("list", "--jsno"), ("list", "'--jsno'", "did you mean '--json'?")),
+    "a-word-too-many": (("describe", "rope", "attention"), ("describe", "'attention'", "expected options of")),
+    "value-missing": (("certify", "--op"), ("--op", "see attest certify --help")),
+    "out-is-a-file": (("run", "--out", __file__), ("--out", "which is a file", "expected a new or an empty folder")),
     "resume-missing": (("run", "--resume", "nowhere"), ("--resume", "folder of an earlier run")),
 }  # fmt: skip
 
@@ -120,6 +124,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 ) -> None:
     line = refused(capsys, *arguments)
     assert [word for word in words if word not in line] == []
+
+
+def test_a_case_that_fits_no_memory_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", NORM.replace('"tokens":2', '"tokens":1000000000000')]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the case needs more memory than there is" in line
 
 
 def test_a_plug_in_that_does_not_import_is_wrong_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from harness import speed as speed_module
+from harness.candidates import find_candidates
 from harness.cases import case_from_data
 from harness.execute import Worker
 from harness.records import Record, Verdict
-from harness.speed import Speed, measure_speed
+from harness.speed import Speed, compiled, measure_speed
 from harness.timing import BASELINE
 from harness.verify import Settings
 from tests.harness.odd_candidates import CANDIDATES
@@ -44,6 +46,23 @@ def test_a_time_has_the_noise_of_its_own_rounds_and_a_floor_below_it(timed: Call
         assert timing.comparison.noise > 0
         assert timing.floor_us is not None
         assert 0 < timing.floor_us < timing.median_us
+
+
+def test_what_is_timed_of_a_call_can_be_chosen(odd_plugin: str) -> None:
+    with Worker(limit_s=60.0) as worker:
+        speed = Speed(repeats=3, phases=("forward", "forward+backward"))
+        (record,) = measure_speed(case_from_data(CASE), [BY_NAME["right"]], worker, Settings(plugin=odd_plugin), speed)
+    assert [timing.phase for timing in record.timings] == ["forward", "forward+backward"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled where there is a CUDA device")
+def test_what_an_interpreter_runs_here_is_told_from_what_is_compiled() -> None:
+    installed = find_candidates().candidates
+    pair = [installed[name] for name in ("triton-silu-mul-fp32", "torch-silu-mul-fp32")]
+    case = case_from_data({"op": "silu_mul", "dtype": "float32", "batch": 1, "tokens": 4, "channels": 8})
+    with Worker(limit_s=60.0) as worker:
+        found = compiled(case, pair, worker, Settings())
+    assert [item.name for item in found] == ["torch-silu-mul-fp32"]
 
 
 def test_a_kernel_beside_a_wrong_baseline_has_no_time(odd_plugin: str) -> None:

@@ -16,6 +16,8 @@ const ratioDomain = (ratios) => [Math.min(0.1, d3.min(ratios)) / 1.3, Math.max(1
 const tolerance = (side) => (side === "x" ? Plot.ruleX : Plot.ruleY)([1], { stroke: "var(--fail)", strokeDasharray: "4 3", strokeWidth: 1.2 });
 const tip = (points, x, y, describe) =>
   Plot.tip(points, Plot.pointer({ x, y, title: describe, maxRadius: 40, fill: "var(--paper)", stroke: "var(--rule)", lineWidth: 22, fontSize: 12 }));
+/** Powers of ten within a domain: a grid of few lines. */
+const decades = ([low, high]) => d3.range(Math.ceil(Math.log10(low)), Math.floor(Math.log10(high)) + 1).map((power) => 10 ** power);
 const scaleOf = (drawing, name, value) => drawing.scale(name).apply(value);
 
 const caseWords = (point) =>
@@ -26,6 +28,7 @@ const growthOptions = (points) => {
   const drawn = points.filter((point) => point.tokens > 0).sort((a, b) => a.tokens - b.tokens || a.drawn - b.drawn);
   const scales = dtypeScales(new Set(drawn.map((point) => point.dtype)));
   const beyond = drawn.filter((point) => point.ratio > 1).length;
+  const span = ratioDomain(drawn.map((point) => point.drawn));
   return {
     about: `Largest |error| / tolerance of ${plural(drawn.length, "case")}; above the dashed line it fails (${whole(beyond)}).`,
     legend: dtypeLegend(drawn), points: drawn, describe: caseWords,
@@ -35,7 +38,7 @@ const growthOptions = (points) => {
       Plot.plot(look(width, {
         height: 300, marginLeft: 46, marginBottom: 38, marginTop: 22,
         x: { type: "log", base: 2, label: "query tokens →", tickFormat: lengthTick, ticks: Math.min(8, width / 60), nice: true },
-        y: { type: "log", label: "↑ |error| / tolerance", domain: ratioDomain(drawn.map((point) => point.drawn)), tickFormat: ratioTick, ticks: 4, grid: true },
+        y: { type: "log", label: "↑ |error| / tolerance", domain: span, tickFormat: ratioTick, ticks: decades(span), grid: true },
         ...scales,
         marks: [
           tolerance("y"),
@@ -63,6 +66,7 @@ const spreadOptions = (points) => {
   const drawn = rows.slice(0, CANDIDATES_DRAWN);
   const words = (row) => `${row.candidate}\n${plural(row.cases, "case")}, ${whole(row.beyond)} beyond the tolerance\nmedian ${figure(row.median)}, middle half ${figure(row.quarter)} to ${figure(row.most)}\nworst ${row.high >= HIGHEST ? "≥ 1,000" : figure(row.high)}`;
   const names = new Set(drawn.map((row) => row.candidate));
+  const wide = ratioDomain(drawn.flatMap((row) => [row.low, row.high]));
   const part = rows.length > drawn.length ? ` The worst ${drawn.length} of ${rows.length} candidates.` : "";
   return {
     about: `|error| / tolerance per candidate: every case, the middle half, the median; right of the dashed line fails.${part}`,
@@ -74,7 +78,7 @@ const spreadOptions = (points) => {
       const label = narrow ? { axis: null } : { label: null, tickFormat: (name) => shortened(name, 30), tickSize: 0 };
       return Plot.plot(look(width, {
         height: 52 + drawn.length * (narrow ? 34 : 22), marginLeft: narrow ? 8 : Math.min(200, 16 + 6.6 * Math.min(30, d3.max(drawn, (row) => row.candidate.length))), marginTop: 8, marginBottom: 38, marginRight: 16,
-        x: { type: "log", label: "|error| / tolerance →", domain: ratioDomain(drawn.flatMap((row) => [row.low, row.high])), tickFormat: ratioTick, ticks: 4, grid: true },
+        x: { type: "log", label: "|error| / tolerance →", domain: wide, tickFormat: ratioTick, ticks: decades(wide), grid: true },
         y: { domain: drawn.map((row) => row.candidate), padding: 0.3, ...label },
         ...dtypeScales(new Set(points.map((point) => point.dtype))),
         marks: [
