@@ -60,8 +60,8 @@ def arms(model: str, seed: int, *factors: float) -> list[Arm]:
     """Returns arms of one machine, which take these multiples of a millisecond on it; its clock goes on by turns."""
     noise, chance, turns = MODELS[model](), random.Random(seed), [0]
 
-    def turn(factor: float) -> float:
+    def turn(factor: float, calls: int) -> float:
         turns[0] += 1
-        return 1e-3 * factor * math.exp(min(noise(chance, turns[0]) for _ in range(CALLS)))
+        return 1e-3 * factor * math.exp(min(noise(chance, turns[0]) for _ in range(calls)))
 
-    return [Arm(lambda: None, partial(turn, factor), 1, "host", []) for factor in factors]
+    return [Arm(lambda: None, partial(turn, factor), CALLS, "host", [], once_s=1e-3 * factor) for factor in factors]
