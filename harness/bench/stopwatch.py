@@ -1,9 +1,10 @@
-"""Times arms in rounds: every arm in an order that is drawn, then all of them backwards; the first arm takes part twice.
+"""Times arms in rounds: all arms in an order that is drawn, then all of them backwards; the first takes part twice.
 
 On a GPU an arm is a CUDA graph of many calls over rotated inputs, measured by events; where a call cannot be captured,
 the stream. On a CPU a turn is a few calls after one that is not timed, so that every arm finds its caches as it left
-them, and counts with the fastest: what a shared machine adds to a time is never negative. The fastest of few calls is
-slower than that of many, so that arms that are nearly as fast as each other make as many.
+them. A round has many short turns, so that what a busy machine does for a while is done to every arm, and counts with
+the fastest call: what a shared machine adds to a time is never negative. The fastest of few calls is slower than that
+of many, so that arms that are nearly as fast as each other make as many.
 """
 
 import contextlib
@@ -26,17 +27,20 @@ _ROUND_S = 3e-3
 
 _MOST_CALLS = 40
 
-_TURN_S = 12e-3
-"""A turn on a CPU lasts about this long, where a call is much shorter: longer than what a busy machine does to a core."""
+_CALLS_S = 32e-3
+"""The timed calls of an arm in a round on a CPU last about so long together, where that is no more than is allowed."""
 
-_FEWEST, _MOST_TURN, _LONG_S = 2, 24, 0.1
-"""Timed calls of a turn; a call that is longer than the last figure is timed once."""
+_FEWEST, _MOST_CALLED, _LONG_S = 2, 32, 0.1
+"""Timed calls of an arm in a round; a call that is longer than the last figure is timed once a turn."""
+
+_MOST_PASSES = 8
+"""Passes of a round, and as many backwards."""
 
 _LOOKS, _LOOK_S = 3, 0.5
 """Calls that say how long one takes, as far as they fit in so many seconds."""
 
 _ALIKE = 1.5
-"""Arms whose calls differ by less make as many in a turn."""
+"""Arms whose calls differ by less make as many."""
 
 _LONGEST_S = 10.0
 """After so long no round begins that is not needed."""
@@ -49,7 +53,7 @@ class Arm:
     Attributes:
         launch: does ``calls`` calls, without waiting for them.
         turn: measures one turn and returns seconds per call; on the host it is told how many calls it has.
-        calls: how many of a launch; on the host, how many a turn of this arm alone would have.
+        calls: how many of a launch; on the host, of a round.
         how: ``graph``, ``stream`` or ``host``.
         sets: the calls themselves: a graph reads their inputs where they were, and holds none of them.
         results: what the last call of every set returned; of a graph, where a replay writes it.
@@ -115,14 +119,14 @@ def _on_host(sets: Sequence[Callable[[], Any]], results: list[Any]) -> Arm:
     once = host_seconds(sets[0])
     for _ in range(1, min(_LOOKS, int(_LOOK_S / max(once, 1e-6)))):
         once = min(once, host_seconds(sets[0]))
-    count = 1 if once > _LONG_S else max(_FEWEST, min(_MOST_TURN, round(_TURN_S / max(once, 1e-6))))
+    count = 1 if once > _LONG_S else max(_FEWEST, min(_MOST_CALLED, round(_CALLS_S / max(once, 1e-6))))
 
     def launch() -> None:
         for index, call in enumerate(sets):
             results[index] = call()
 
     def turn(calls: int) -> float:
-        if calls > 1:
+        if once <= _LONG_S:
             # All sets: an arm that follows itself would find them in its caches, and one that follows another not.
             for call in sets:
                 call()
@@ -142,9 +146,10 @@ def _on_host(sets: Sequence[Callable[[], Any]], results: list[Any]) -> Arm:
 def time_rounds(arms: Sequence[Arm], *, rounds: int, most: int | None = None) -> list[list[float]]:
     """Returns seconds per call of every arm and round, and last those of the first arm beside itself.
 
-    A round is one pass over the arms and one backwards, so that a drift of the machine's speed cancels; its value is
-    the geometric mean of the two. The order of the pass is drawn anew for every round: where a time depends on when a
-    turn comes and not on whose it is, equal arms are then faster as often as slower, whatever the machine does.
+    A round is a few passes over the arms, each followed by itself backwards, so that a drift of the machine's speed
+    cancels; its value is the geometric mean of the fastest turn of the passes and of those backwards. The order of
+    every pass is drawn: where a time depends on when a turn comes and not on whose it is, equal arms are faster as
+    often as slower, whatever the machine does.
 
     Args:
         arms: the first is the baseline.
@@ -152,7 +157,7 @@ def time_rounds(arms: Sequence[Arm], *, rounds: int, most: int | None = None) ->
         most: how many at most, where the noise is not far below the smallest effect yet; None means ``rounds``.
     """
     own = (*arms, arms[0])
-    counts = _calls_of_turns(own)
+    passes, counts = _turns(own)
     seconds: list[list[float]] = [[] for _ in own]
     order = list(range(len(own)))
     chance = random.Random(len(own))
@@ -168,26 +173,32 @@ def time_rounds(arms: Sequence[Arm], *, rounds: int, most: int | None = None) ->
         return count < rounds or count % rounds > 0 or (count < (most or 0) and not is_settled(seconds[0], seconds[-1]))
 
     while goes_on():
-        chance.shuffle(order)
-        there = {index: own[index].turn(counts[index]) for index in order}
-        back = {index: own[index].turn(counts[index]) for index in reversed(order)}
-        for index, values in enumerate(seconds):
-            values.append(math.sqrt(there[index] * back[index]))
+        there, back = [math.inf] * len(own), [math.inf] * len(own)
+        for _ in range(passes):
+            chance.shuffle(order)
+            for fastest, way in ((there, order), (back, order[::-1])):
+                for index in way:
+                    fastest[index] = min(fastest[index], own[index].turn(counts[index]))
+        for values, one, other in zip(seconds, there, back, strict=True):
+            values.append(math.sqrt(one * other))
     return seconds
 
 
-def _calls_of_turns(arms: Sequence[Arm]) -> list[int]:
-    """Returns how many calls the turns of arms have: as many where a call takes nearly as long.
+def _turns(arms: Sequence[Arm]) -> tuple[int, list[int]]:
+    """Returns the passes of a round, and the calls of a turn of every arm: as many where a call takes nearly as long.
 
     The fastest of two calls is some percent slower than that of eight on a busy machine, round after round: no number
     of rounds tells that from a slower kernel, nor does an arm beside itself.
     """
-    counts = [arm.calls for arm in arms]
+    if any(arm.how != "host" for arm in arms):
+        return 1, [arm.calls for arm in arms]
+    calls = [arm.calls for arm in arms]
     by_speed = sorted(range(len(arms)), key=lambda index: arms[index].once_s)
     for faster, slower in pairwise(by_speed):
         if arms[slower].once_s <= _ALIKE * arms[faster].once_s:
-            counts[slower] = counts[faster]
-    return counts
+            calls[slower] = calls[faster]
+    passes = max(1, min(_MOST_PASSES, min(calls) // 2))
+    return passes, [math.ceil(count / (2 * passes)) for count in calls]
 
 
 def host_seconds(call: Callable[[], object]) -> float:

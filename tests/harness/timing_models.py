@@ -9,8 +9,8 @@ from harness.bench.stopwatch import Arm
 
 __all__ = ["MODELS", "arms"]
 
-CALLS = 4
-"""Calls of a turn; it counts with the fastest, as on the host."""
+CALLS = 8
+"""Calls of a round; it counts with the fastest of either way, as on the host."""
 
 Noise = Callable[[random.Random, int], float]
 """From a source of chance and the number of the turn, the logarithm by which a call of it is longer."""
