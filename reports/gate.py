@@ -1,8 +1,9 @@
 """What a change made worse: results beside a committed baseline, a sentence for everything that was lost.
 
 A baseline is one JSON file for one class of devices, with a section per kind of evidence: ``campaign`` (the records of
-a run), ``speed`` (its paired times), ``power`` (of ``attest power``) and ``codegen`` (of ``attest codegen``). Each has
-a file in ``reports.gates`` that says what of the results goes into it, what was lost beside it, and what else changed.
+a run), ``speed`` (its paired times), ``power`` (of ``attest power``) and ``codegen`` (of ``attest codegen``, with the
+``compilers`` that made it). Each has a file in ``reports.gates`` that says what of the results goes into it, what was
+lost beside it, and what else changed.
 """
 
 import datetime as dt
@@ -19,7 +20,15 @@ from harness.records import Record
 from harness.store import has_records, read_records, read_run
 from reports.explain import reproduction
 from reports.gates.campaign import campaign_section, device_class, subject_of
-from reports.gates.codegen import CODEGEN, codegen_section, lost_codegen, read_codegen, told_of_codegen
+from reports.gates.codegen import (
+    CODEGEN,
+    codegen_section,
+    lost_codegen,
+    other_compilers,
+    read_codegen,
+    same_projects,
+    told_of_codegen,
+)
 from reports.gates.excuses import KNOWN_FAILURES, Excuse, read_excuses, unexcused
 from reports.gates.power import lost, section_of, told
 from reports.gates.regressions import lost_in_campaign, told_of_campaign
@@ -86,8 +95,8 @@ def read_evidence(folder: Path) -> Evidence:
     if has_power(folder):
         sections["power"] = section_of(read_power(folder))
     if (folder / CODEGEN).is_file():
-        examinations = read_codegen(folder)
-        sections["codegen"] = codegen_section(examinations)
+        examinations, compilers = read_codegen(folder)
+        sections |= {"compilers": compilers, "codegen": codegen_section(examinations)}
     if not sections:
         raise UsageError(
             f"gate: got {str(folder)!r}, expected a folder of attest run, fuzz, check, bench, power or codegen"
@@ -150,8 +159,19 @@ def trips(
     if "power" in now and "power" in before:
         found += lost(now["power"], before["power"])
     if "codegen" in now and "codegen" in before:
-        found += lost_codegen(now["codegen"], before["codegen"], evidence.examinations)
+        found += _lost_codegen(evidence, before)
     return found
+
+
+def _lost_codegen(evidence: Evidence, before: Mapping[str, Any]) -> list[Trip]:
+    """Returns what got worse of the code, unless it is that of another compiler."""
+    now = evidence.sections
+    if "compilers" not in before:
+        return lost_codegen(now["codegen"], before["codegen"], evidence.examinations)
+    both = now["compilers"], before["compilers"]
+    return other_compilers(*both) or lost_codegen(
+        same_projects(now["codegen"], *both)[0], same_projects(before["codegen"], *both)[0], evidence.examinations
+    )
 
 
 def _failing(left: Sequence[Record], before: Mapping[str, Any], show: Callable[[Record], str]) -> list[Trip]:
@@ -192,6 +212,7 @@ def changes(evidence: Evidence, before: Mapping[str, Any]) -> list[str]:
     """Returns a sentence for everything that differs from a baseline, good or bad, and for what is not compared."""
     told_by: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]] = {
         "campaign": told_of_campaign, "speed": told_of_speed, "power": told, "codegen": told_of_codegen,
+        "compilers": lambda now, was: same_projects({}, now, was)[1],
     }  # fmt: skip
     sentences = []
     for name, tell in told_by.items():
@@ -209,6 +230,7 @@ _WANTED = {
     "campaign": ("device", "asked", "seed", "subjects"),
     "speed": (),
     "codegen": (),
+    "compilers": ("made", "projects"),
 }
 """The sections that there are, and what each has to hold."""
 

@@ -14,9 +14,11 @@ from harness.cli.options import new_folder
 from harness.cli.progress import output_console
 from harness.codegen.beside import SENTENCE, Line, beside_case, lines_of, other_line, totals, write_beside
 from harness.codegen.cases import probe_of
+from harness.codegen.gate import violations
 from harness.codegen.offline import assembler_version
-from harness.codegen.results import Examination, write_results
-from harness.codegen.survey import Survey, Task
+from harness.codegen.results import PROJECTS, Examination, write_results
+from harness.codegen.survey import GIGABYTE, Survey, Task
+from harness.codegen.targets import missed
 from harness.environment import snapshot
 from harness.errors import UsageError
 from harness.ops import OPS, operation
@@ -24,19 +26,20 @@ from harness.ops import OPS, operation
 __all__ = ["execute_beside"]
 
 _KERNELS = ".jsonl"
-_PROJECTS = ("fla-core", "liger-kernel")
 
 
 def execute_beside(arguments: argparse.Namespace, archs: Sequence[str], jobs: int) -> int:
-    """Compiles what is installed and every ``--beside``, writes the tables, prints the passes; always returns 0.
+    """Compiles what is installed and every ``--beside``, writes the tables, prints the passes.
 
-    A file ``*.jsonl`` holds kernels that ``python -m tests.optimized.compile_flash4`` printed.
+    A file ``*.jsonl`` holds kernels that ``python -m tests.optimized.compile_flash4`` printed. Returns 1 where an
+    installed candidate misses a target or a limit, or fails; what other projects do is told.
     """
     folder = new_folder(arguments.out)
     sources = [None, *(each for each in arguments.beside if not each.endswith(_KERNELS))]
     others = [line for each in arguments.beside if each.endswith(_KERNELS) for line in _kernels(Path(each), archs)]
-    found = [item for source in sources for item in _examined(source, arguments, archs, jobs)]
-    lines = [*lines_of(item for item in found if item.status == "ok"), *others]
+    ours, *theirs = (list(_examined(source, arguments, archs, jobs)) for source in sources)
+    found = [*ours, *(item for items in theirs for item in items)]
+    lines = [*lines_of(found), *others]
     absent = [f"{item.candidate} on {item.arch}: {item.status.upper()}: {item.sentence}" for item in found
               if item.status not in {"ok", "no_kernel"}]  # fmt: skip
     if not others and (not arguments.op or "attention" in arguments.op):
@@ -45,16 +48,19 @@ def execute_beside(arguments: argparse.Namespace, archs: Sequence[str], jobs: in
     ordered = sorted(lines, key=lambda line: (line.arch, list(OPS).index(line.op)))
     command = _command(arguments)
     write_beside(folder, ordered, command=command, versions=_versions(archs), absent=absent)
-    write_results(
-        folder, found, {**snapshot("cpu", 1), "assemblers": {arch: assembler_version(arch) for arch in archs}}
-    )
+    assemblers = {arch: assembler_version(arch) for arch in archs}
+    projects = {project: installed for project in PROJECTS if (installed := _version(project)) is not None}
+    write_results(folder, found, {**snapshot("cpu", 1), "assemblers": assemblers, "projects": projects})
     console = output_console()
     for row in totals(ordered):
         console.print("  ".join(f"{name} {value:,.0f}" if isinstance(value, float) else f"{name} {value}"
                                 for name, value in row.items()), markup=False, soft_wrap=True)  # fmt: skip
     for sentence in (*absent, f"{folder}/beside.md and beside.csv. {SENTENCE}"):
         console.print(sentence, markup=False, soft_wrap=True)
-    return 0
+    broken = [*missed(ours), *(violation.sentence for violation in violations(ours))]
+    for sentence in broken:
+        console.print(f"missed: {sentence}", markup=False, soft_wrap=True)
+    return int(bool(broken))
 
 
 def _examined(
@@ -70,7 +76,7 @@ def _examined(
     tasks.sort(key=lambda task: archs.index(task.arch))
     with Survey(
         jobs=jobs, plugin=plugin, limit_s=float(arguments.limit), cache=arguments.cache,
-        first_setting=not arguments.all_settings,
+        memory_bytes=arguments.memory * GIGABYTE, first_setting=not arguments.all_settings, apart=True,
     ) as survey:  # fmt: skip
         probes = [replace(task, case=probe_of(task.case)) for task in tasks]
         without = {item.candidate for item in survey.examine(probes, probe=True) if item.status == "no_kernel"}
@@ -105,12 +111,13 @@ def _command(arguments: argparse.Namespace) -> str:
 def _versions(archs: Sequence[str]) -> str:
     """Returns the compilers and the other projects with their versions."""
     assemblers = [f"ptxas {assembler_version(arch)} for {arch}" for arch in archs]
-    return ", ".join([f"triton {metadata.version('triton')}", *assemblers, *map(_version, _PROJECTS),
+    projects = [f"{project} {_version(project) or 'not installed'}" for project in PROJECTS]
+    return ", ".join([f"triton {metadata.version('triton')}", *assemblers, *projects,
                       f"Python {platform.python_version()}"])  # fmt: skip
 
 
-def _version(project: str) -> str:
+def _version(project: str) -> str | None:
     try:
-        return f"{project} {metadata.version(project)}"
+        return metadata.version(project)
     except metadata.PackageNotFoundError:
-        return f"{project} not installed"
+        return None

@@ -23,7 +23,7 @@ from harness.codegen.cases import codegen_cases, probe_of
 from harness.codegen.gate import Violation, unusual, violations
 from harness.codegen.offline import ARCHITECTURES, assembler_version, check_arch
 from harness.codegen.results import CompiledKernel, Examination, write_results
-from harness.codegen.survey import Survey, Task
+from harness.codegen.survey import GIGABYTE, Survey, Task
 from harness.environment import snapshot
 from harness.errors import UsageError
 from harness.ops import OPS, operation
@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=positive, default=600, metavar="S", help="seconds a case may take (default 600)"
     )
+    parser.add_argument(
+        "--memory", type=positive, default=6, metavar="GB", help="memory a compiling process may take (default 6)"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what Triton compiled here for the next time")
     parser.add_argument(
         "--beside", action="append", metavar="FILE", help="compare with candidates of this plug-in; may be repeated"
@@ -82,6 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
         plugin=arguments.plugin,
         limit_s=float(arguments.limit),
         cache=arguments.cache,
+        memory_bytes=arguments.memory * GIGABYTE,
     )
     found: list[Examination] = []
     try:

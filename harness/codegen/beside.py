@@ -17,7 +17,7 @@ from harness.codegen.results import CompiledKernel, Examination
 from harness.operations.base import Operation
 from harness.operations.case import Case
 
-__all__ = ["SENTENCE", "Line", "beside_case", "lines_of", "occupancy", "other_line", "totals", "write_beside"]
+__all__ = ["SENTENCE", "Line", "beside_case", "lines_of", "occupancy", "other_line", "places", "totals", "write_beside"]
 
 SENTENCE = "This is evidence about code, not about time: no figure here says how long a kernel runs."
 
@@ -144,7 +144,7 @@ def write_beside(folder: Path, lines: Sequence[Line], *, command: str, versions:
         lines: of all candidates.
         command: what made it.
         versions: of the compilers.
-        absent: sentences about what is not in it.
+        absent: sentences about what is not in it, of whole candidates or of single kernels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "beside.csv").open("w", encoding="utf-8", newline="") as file:
@@ -160,16 +160,16 @@ def write_beside(folder: Path, lines: Sequence[Line], *, command: str, versions:
 
 
 def _line(item: Examination, kernel: CompiledKernel) -> Line:
-    places = _places(item.case)
-    work = kernel.code.instructions * kernel.num_warps * kernel.programs / places
+    count = places(item.case)
+    work = kernel.code.instructions * kernel.num_warps * kernel.programs / count
     return Line(
         op=item.op, candidate=item.candidate, arch=item.arch, phase=kernel.phase, kernel=kernel.kernel,
-        launches=kernel.launches, bytes=kernel.tensor_bytes / places, instructions=work,
+        launches=kernel.launches, bytes=kernel.tensor_bytes / count, instructions=work,
         **_needs(kernel.code, kernel.num_warps, kernel.shared_bytes),
     )  # fmt: skip
 
 
-def _places(case: Mapping[str, Any]) -> int:
+def places(case: Mapping[str, Any]) -> int:
     """Returns tokens times heads, value or query heads where there are several kinds."""
     heads = case["heads"] if "heads" in case else case.get("key_heads", 1) * case.get("group", 1)
     return int(case["batch"] * case.get("tokens", case.get("query_tokens", 1)) * heads)

@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from harness.codegen.apart import compiled_apart
 from harness.errors import UsageError
 
 __all__ = [
@@ -129,19 +130,31 @@ def check_arch(arch: str) -> str:
 
 
 @contextmanager
-def compiling(arch: str, *, first_setting: bool = False) -> Iterator[Launches]:
+def compiling(
+    arch: str, *, first_setting: bool = False, memory_bytes: int | None = None
+) -> Iterator[Launches]:  # fmt: skip
     """Collects the launches inside, none of which runs.
 
     Args:
         arch: one architecture per process: Triton keeps what it compiled by device, of which there is one.
         first_setting: whether an autotuned kernel is compiled with the first of its settings alone.
+        memory_bytes: every kernel is compiled in a process apart, which may allocate so much; None means in this one.
     """
+    from triton.runtime.errors import OutOfResources
     from triton.runtime.jit import JITFunction
 
     launches = Launches()
     run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:  # noqa: ANN401, ARG001 - Triton's own signature
+        if memory_bytes is not None:
+            ended = compiled_apart(
+                lambda: run(self, *arguments, grid=grid, warmup=True, **options), memory_bytes=memory_bytes
+            )
+            if ended is not None:
+                # Told of a setting that is only tried as well: it is not the kernel that is at fault.
+                launches.failed.append(f"{self.fn.__name__} is not compiled: {ended}")
+                raise OutOfResources(ended, f"{memory_bytes} bytes", "memory of the compiler")
         try:
             kernel = run(self, *arguments, grid=grid, warmup=True, **options)
         except Exception as error:

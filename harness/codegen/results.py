@@ -10,7 +10,10 @@ from typing import Any
 
 from harness.codegen.machine_code import MachineCode
 
-__all__ = ["CompiledKernel", "Examination", "write_results"]
+__all__ = ["PROJECTS", "CompiledKernel", "Examination", "write_results"]
+
+PROJECTS = ("fla-core", "liger-kernel")
+"""Other projects whose kernels are compared; names of their candidates begin with the first word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

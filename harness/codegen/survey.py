@@ -14,7 +14,9 @@ from harness.codegen.results import CompiledKernel, Examination
 from harness.execute import Answer, Worker
 from harness.operations.case import Case
 
-__all__ = ["Survey", "Task"]
+__all__ = ["GIGABYTE", "Survey", "Task"]
+
+GIGABYTE = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +37,21 @@ class Survey:
         limit_s: seconds that one case may take.
         cache: folder in which Triton keeps what it compiled, for all processes and for later; None means a temporary
             one.
+        memory_bytes: that a process may allocate.
         first_setting: whether an autotuned kernel is compiled with the first of its settings alone.
+        apart: whether every kernel and setting is compiled in a process apart, which gives back what it took.
     """
 
     def __init__(
-        self, *, jobs: int, plugin: str | None, limit_s: float, cache: Path | None, first_setting: bool = False
-    ) -> None:
-        self._options = {"plugin": plugin, "first_setting": first_setting}
+        self, *, jobs: int, plugin: str | None, limit_s: float, cache: Path | None, memory_bytes: int,
+        first_setting: bool = False, apart: bool = False,
+    ) -> None:  # fmt: skip
+        self._options = {
+            "plugin": plugin, "first_setting": first_setting, "memory_bytes": memory_bytes if apart else None,
+        }  # fmt: skip
         self._temporary = tempfile.TemporaryDirectory(prefix="attest-codegen-", ignore_cleanup_errors=True)
         folder = Path(self._temporary.name) if cache is None else cache.resolve()
-        self._all = [_Lane(folder, limit_s) for _ in range(jobs)]
+        self._all = [_Lane(folder, limit_s, memory_bytes) for _ in range(jobs)]
         self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for lane in self._all:
             self._free.put(lane)
@@ -103,9 +110,10 @@ class Survey:
 class _Lane:
     """A process for one architecture, replaced when another architecture is asked for."""
 
-    def __init__(self, cache: Path, limit_s: float) -> None:
+    def __init__(self, cache: Path, limit_s: float, memory_bytes: int) -> None:
         self._environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
         self._limit_s = limit_s
+        self._memory_bytes = memory_bytes
         self._stack = ExitStack()
         self._worker: Worker | None = None
         self._arch = ""
@@ -120,6 +128,7 @@ class _Lane:
                     limit_s=self._limit_s,
                     module="harness.codegen.worker",
                     environment=self._environment,
+                    memory_bytes=self._memory_bytes,
                 )
             )
         return self._worker.ask({"candidate": task.candidate, "case": task.case.to_data(), **options})

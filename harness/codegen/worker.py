@@ -66,7 +66,10 @@ def _examine(request: Mapping[str, Any], arch: str) -> dict[str, Any]:
             return {"status": "no_kernel", "sentence": "it launches no Triton kernel"}
         return {"status": "ok"}
     backward_from = 0
-    with compiling(arch, first_setting=request.get("first_setting", False)) as launches:
+    memory_bytes = request.get("memory_bytes")
+    with compiling(
+        arch, first_setting=request.get("first_setting", False), memory_bytes=memory_bytes
+    ) as launches:  # fmt: skip
         sentence = None if candidate.supports is None else candidate.supports(*args, **kwargs)
         if sentence is not None:
             return {"status": "unsupported", "sentence": str(sentence)}

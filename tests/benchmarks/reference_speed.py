@@ -2,27 +2,28 @@
 
 ``python -m tests.benchmarks.reference_speed`` times forward and backward on the same values and threads, in paired and
 reversed rounds: the reference in float64; the recurrence as in fla's ``naive_recurrent_gated_delta_rule``, written from
-its formula; and transformers' fallback, where it is installed. Then it times the reference at growing lengths: the cost
-of a token stays the same.
+its formula; that function itself and transformers' fallback, where they are installed. What a token costs at growing
+lengths is counted by ``tests.benchmarks.scaling``.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from harness.bench.pinning import pinned
 from harness.bench.stopwatch import prepared, time_rounds
 from harness.timing import compare, interval, noise_of
 from reference import gated_delta_rule
 
-__all__ = ["LENGTHS", "main", "timed_call"]
+__all__ = ["main", "reference", "timed_call"]
 
 SHAPE = (1, 4, 64)
 """Batch, heads, width of keys and values."""
 
-LENGTHS = (512, 1024, 2048, 4096)
 COMPARED_TOKENS = 256
 
 Rule = Callable[..., Tensor]
@@ -49,12 +50,9 @@ def reference(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta
     return gated_delta_rule(query, key, value, log_decay, beta, scale=scale).out
 
 
-def fallback() -> Rule | None:
-    """Returns transformers' recurrence; None where it is not installed."""
-    try:
-        from transformers.models.qwen3_next.modeling_qwen3_next import torch_recurrent_gated_delta_rule
-    except ImportError:
-        return None
+def transformers_rule() -> Rule:
+    """Returns transformers' recurrence."""
+    from transformers.models.qwen3_next.modeling_qwen3_next import torch_recurrent_gated_delta_rule
 
     def call(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor, *, scale: float) -> Tensor:
         del scale  # it is the same: one over the root of the width
@@ -64,6 +62,36 @@ def fallback() -> Rule | None:
         return found
 
     return call
+
+
+def fla_rule() -> Rule:
+    """Returns fla's naive recurrence."""
+    from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+
+    def call(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor, *, scale: float) -> Tensor:
+        found: Tensor = naive_recurrent_gated_delta_rule(query, key, value, beta=beta, g=log_decay, scale=scale)[0]
+        return found
+
+    return call
+
+
+OTHERS: Mapping[str, Callable[[], Rule]] = {
+    "fla's formula, float32": lambda: naive,
+    "fla's own code, float32": fla_rule,
+    "transformers' fallback, float32": transformers_rule,
+}
+"""By name, what returns a rule; raises ImportError where its project is not installed."""
+
+
+def installed() -> dict[str, Rule]:
+    """Returns the rules that are there, and says which are not."""
+    found = {}
+    for name, load in OTHERS.items():
+        try:
+            found[name] = load()
+        except ImportError as error:
+            sys.stdout.write(f"{name}: not timed, {error}\n")
+    return found
 
 
 def timed_call(rule: Rule, dtype: torch.dtype, tokens: int, *, backward: bool) -> Callable[[], object]:
@@ -86,37 +114,28 @@ def timed_call(rule: Rule, dtype: torch.dtype, tokens: int, *, backward: bool) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables; returns 1 when the reference is slower than another recurrence or not linear."""
+    """Prints the tables; returns 1 when the reference is slower than another recurrence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="paired rounds (default 15)")
+    parser.add_argument("--repeats", type=int, default=21, help="paired rounds, up to eight times as many (default 21)")
     repeats = parser.parse_args(arguments).repeats
-    torch.set_num_threads(1)
-    others = {"naive, as in fla, float32": naive, "transformers' fallback, float32": fallback()}
+    arms = installed()
     slower = False
     for backward in (False, True):
         phase = "forward + backward" if backward else "forward"
-        arms = {name: rule for name, rule in others.items() if rule is not None}
         calls = [timed_call(reference, torch.float64, COMPARED_TOKENS, backward=backward)]
         calls += [timed_call(rule, torch.float32, COMPARED_TOKENS, backward=backward) for rule in arms.values()]
-        ours, *theirs, again = time_rounds([prepared([call], "cpu", graphs=False) for call in calls], rounds=repeats)
+        with pinned(1):
+            made = [prepared([call], "cpu", graphs=False) for call in calls]
+            ours, *theirs, again = time_rounds(made, rounds=repeats, most=8 * repeats)
         sys.stdout.write(f"{phase}, {COMPARED_TOKENS} tokens: reference, float64 {1e3 * interval(ours)[0]:.1f} ms\n")
         for name, seconds in zip(arms, theirs, strict=True):
             pair = compare(ours, seconds, noise=noise_of(ours, again))
-            ratio = f"{pair.ratio:.2f} ({pair.low:.2f} to {pair.high:.2f})"
+            ratio = f"{pair.ratio:.2f} ({pair.low:.2f} to {pair.high:.2f}, noise {100 * pair.noise:.1f} %)"
             told = f"{1e3 * interval(seconds)[0]:8.1f} ms, reference / it {ratio}"
             sys.stdout.write(f"  {name:32} {told} {pair.verdict}\n")
             slower = slower or pair.verdict == "SLOWER"
-    return int(slower) | _lengths(repeats=max(3, repeats // 5))
-
-
-def _lengths(*, repeats: int) -> int:
-    """Prints the cost of a token at growing lengths; returns 1 when the longest costs half as much again."""
-    calls = [timed_call(reference, torch.float64, tokens, backward=True) for tokens in LENGTHS]
-    seconds = time_rounds([prepared([call], "cpu", graphs=False) for call in calls], rounds=repeats)[:-1]
-    each = [1e6 * interval(arm)[0] / tokens for arm, tokens in zip(seconds, LENGTHS, strict=True)]
-    for tokens, cost in zip(LENGTHS, each, strict=True):
-        sys.stdout.write(f"forward + backward, {tokens:5} tokens: {cost:7.1f} us a token\n")
-    return int(each[-1] > 1.5 * each[0])
+    sys.stdout.write(f"load {os.getloadavg()[0]:.1f}\n")
+    return int(slower)
 
 
 if __name__ == "__main__":

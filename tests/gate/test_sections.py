@@ -13,6 +13,7 @@ from harness.cli.main import main
 from harness.errors import UsageError
 from harness.records import Comparison, Record, Timing, Verdict
 from harness.store import write_run
+from reports import gate
 from reports.gate import Evidence, read_evidence, trips
 from reports.gates.campaign import campaign_section
 from reports.gates.codegen import codegen_section, lost_codegen, told_of_codegen
@@ -160,13 +161,19 @@ def test_times_of_other_circumstances_are_told_and_not_compared() -> None:
 # -- machine code ----------------------------------------------------------------------------------------------------
 
 
-def examined(*, spills: int = 0, products: int = 24, status: str = "ok", registers: int = 128) -> list[dict[str, Any]]:
+def examined(
+    *, spills: int = 0, products: int = 24, status: str = "ok", registers: int = 128, launches: int = 1,
+    tensor_bytes: int = 512, candidate: str = "c",
+) -> list[dict[str, Any]]:  # fmt: skip
     code = {
         "stack_bytes": spills, "local_loads": spills, "local_stores": 0, "registers": registers,
         "warp_group_products": products, "tensor_memory_products": 0,
     }  # fmt: skip
-    kernels = [{"kernel": "k", "shared_bytes": 1024, "code": code}] if status == "ok" else []
-    return [{"candidate": "c", "arch": "sm_90", "status": status, "case": {"op": "rope"}, "kernels": kernels}]
+    kernel = {
+        "kernel": "k", "shared_bytes": 1024, "code": code, "launches": launches, "tensor_bytes": tensor_bytes,
+    }  # fmt: skip
+    kernels = [kernel] if status == "ok" else []
+    return [{"candidate": candidate, "arch": "sm_90", "status": status, "case": {"op": "rope"}, "kernels": kernels}]
 
 
 @pytest.mark.parametrize(
@@ -181,10 +188,12 @@ def examined(*, spills: int = 0, products: int = 24, status: str = "ok", registe
                 "c failures sm_90 fails to compile on more cases: was 0, is 1",
             ],
         ),
+        ({"launches": 2}, ["c k sm_90 is launched more often in a call: was 1, is 2"]),
+        ({"tensor_bytes": 640}, ["c k sm_90 is given more bytes: was 512, is 640"]),
         ({"registers": 255}, []),
         ({}, []),
     ],
-    ids=["spill", "products", "error", "registers", "nothing"],
+    ids=["spill", "products", "error", "launches", "bytes", "registers", "nothing"],
 )
 def test_counts_of_machine_code(changes: dict[str, Any], words: list[str]) -> None:
     before, now = codegen_section(examined()), codegen_section(examined(**changes))
@@ -192,6 +201,33 @@ def test_counts_of_machine_code(changes: dict[str, Any], words: list[str]) -> No
     assert [trip.sentence for trip in found] == words
     assert all(trip.command.startswith("attest codegen --candidate c --arch sm_90") for trip in found)
     assert bool(told_of_codegen(now, before)) == bool(changes)
+
+
+def compiled(triton: str = "3.9.0", fla: str | None = "0.6.0", **changes: Any) -> Evidence:
+    """Returns what a survey leaves of one candidate of fla's."""
+    items = examined(candidate="fla-c", **changes) if fla else []
+    compilers = {"made": {"triton": triton, "ptxas sm_90": "13.4"}, "projects": {"fla-core": fla} if fla else {}}
+    return Evidence(sections={"codegen": codegen_section(items), "compilers": compilers}, examinations=items)
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (compiled(spills=8), ["fla-c k sm_90 spills more: stack bytes, LDL and STL was 0, is 16"]),
+        (
+            compiled(triton="3.10.0", spills=8),
+            ["codegen is not compared, triton was 3.9.0, is 3.10.0: expected the compilers of the baseline"],
+        ),
+        (compiled(fla="0.7.0", spills=8), []),
+        (compiled(fla=None), []),
+    ],
+    ids=["spill", "another compiler", "another version of the project", "no project"],
+)
+def test_code_is_compared_of_pinned_versions(now: Evidence, words: list[str]) -> None:
+    before = compiled().sections
+    assert [trip.sentence for trip in trips(now, before, today=TODAY)] == words
+    is_other = now.sections["compilers"]["projects"] != before["compilers"]["projects"]
+    assert any("fla-core: code not compared, it was 0.6.0" in told for told in gate.changes(now, before)) == is_other
 
 
 # -- excuses ---------------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from harness.cli import beside
 from harness.cli.main import main
 from harness.codegen.beside import SENTENCE, lines_of, occupancy, other_line, totals, write_beside
 from harness.codegen.results import CompiledKernel, Examination
@@ -84,6 +85,49 @@ def test_a_project_that_is_not_there_is_unsupported_by_name(tmp_path: Path, caps
     elements = 2 * 1024 * 32
     forward = [item for item in ours["kernels"] if item["phase"] == "forward"]
     assert [item["tensor_bytes"] for item in forward] == [elements * (2 + 4)]  # bfloat16 read, float32 written
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        (kernel(), 0, ""),
+        (kernel(stack_bytes=8), 1, "missed: mine on sm_90, file.f spills: got 8 bytes of stack"),
+        (changed(kernel(), launches=2), 1, "missed: mine on sm_90, forward: got 2 launches, expected <= 1"),
+    ],
+    ids=["good", "a spill", "a launch"],
+)
+def test_an_installed_kernel_that_misses_a_target_gives_exit_code_1(
+    found: CompiledKernel, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    case = {**CASE, "dtype": "bfloat16"}
+    (item,) = [replace(each, case=case) for each in examined(found)]
+    theirs = replace(item, candidate="fla-theirs", kernels=(kernel(stack_bytes=800),))
+    monkeypatch.setattr(beside, "_examined", lambda plugin, *_: iter([item if plugin is None else theirs]))
+    asked = ["codegen", "--op", "l2_norm", "--arch", "sm_90", "--beside", "theirs.py", "--out", str(tmp_path)]
+    assert main(asked) == code
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert "missed: fla-theirs" not in printed
+
+
+def test_a_spill_that_is_injected_trips_the_gate_of_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    baseline = str(tmp_path / "baseline.json")
+    plugin = tmp_path / "peers.py"
+    for function in ("good", "spilling"):
+        plugin.write_text(
+            f"from tests.harness.codegen_plugin import candidate, {function}\n"
+            f"CANDIDATES = (candidate('peer-silu', {function}),)\n"
+        )
+        asked = ["codegen", "--op", "silu_mul", "--arch", "sm_90", "--jobs", "1", "--beside", str(plugin)]
+        assert main([*asked, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / function)]) == 0
+    assert main(["gate", str(tmp_path / "good"), "--baseline", baseline, "--update"]) == 0
+    assert main(["gate", str(tmp_path / "good"), "--baseline", baseline]) == 0
+    capsys.readouterr()
+    assert main(["gate", str(tmp_path / "spilling"), "--baseline", baseline]) == 1
+    assert "peer-silu codegen_plugin.good_kernel sm_90 spills more" in capsys.readouterr().out
 
 
 def test_a_file_of_other_lines_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,14 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from harness.bench.stopwatch import prepared, time_rounds
 from harness.timing import SAME, Ratio, compare, interval, is_settled, noise_of, verdict_of
-from tests.harness.timing_models import MODELS, arms
+from tests.harness.timing_models import CALLS, MODELS, arms
 
 COUNTS = (8, 11, 21, 31, 64)
 TRIALS = 300
@@ -147,15 +148,23 @@ def test_what_is_no_machine_to_measure_on_says_so() -> None:
 def blocks(model: str, seed: int, factor: float) -> str:
     """The planted mistake of most benchmarks: all of one arm, then all of the other."""
     theirs, ours = arms(model, seed, 1.0, factor)
-    first, second = ([arm.turn() for _ in range(42)] for arm in (theirs, ours))
+    first, second = ([arm.turn(CALLS) for _ in range(42)] for arm in (theirs, ours))
     return compare(second, first, noise=0.0).verdict
 
 
 def one_way(model: str, seed: int, factor: float) -> str:
     """The planted mistake of turns that are never reversed."""
     theirs, ours = arms(model, seed, 1.0, factor)
-    pairs = [(theirs.turn(), ours.turn()) for _ in range(42)]
+    pairs = [(theirs.turn(CALLS), ours.turn(CALLS)) for _ in range(42)]
     return compare([two for _, two in pairs], [one for one, _ in pairs], noise=0.0).verdict
+
+
+def own_turns(model: str, seed: int, factor: float) -> str:
+    """The planted mistake of as many calls as each arm's first one suggests: that of one arm was interrupted."""
+    theirs, ours = arms(model, seed, 1.0, factor)
+    interrupted = replace(ours, once_s=10 * ours.once_s, calls=2)
+    theirs_s, ours_s, again = time_rounds([theirs, interrupted], rounds=21, most=168)
+    return compare(ours_s, theirs_s, noise=noise_of(theirs_s, again)).verdict
 
 
 def bell_curve(model: str, seed: int, factor: float) -> str:
@@ -182,7 +191,14 @@ def until_it_is_clear(model: str, seed: int, factor: float) -> str:
 
 @pytest.mark.parametrize(
     ("mistake", "model"),
-    [(blocks, "bimodal"), (blocks, "drift"), (one_way, "drift"), (bell_curve, "wild"), (until_it_is_clear, "wild")],
+    [
+        (blocks, "bimodal"),
+        (blocks, "drift"),
+        (one_way, "drift"),
+        (own_turns, "loud"),
+        (bell_curve, "wild"),
+        (until_it_is_clear, "wild"),
+    ],
 )
 def test_a_planted_mistake_raises_more(mistake: Measure, model: str) -> None:
     assert 100 * false_alarms(mistake, model) > TRIALS
@@ -197,17 +213,55 @@ def test_the_stop_looks_at_the_equal_arms_alone(model: str) -> None:
 # -- rounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_round_is_a_pass_and_one_backwards_with_the_baseline_at_both_ends() -> None:
+def noted_passes(rounds: int) -> tuple[list[str], list[list[float]]]:
+    """Returns every pass with the one backwards as letters, the baseline's ``a``, and the seconds."""
     calls: list[str] = []
     named = arms("quiet", 0, 1.0, 1.0)
 
-    def noted(name: str) -> Callable[[], float]:
-        return lambda: calls.append(name) or 1e-3  # type: ignore[func-returns-value]
+    def noted(name: str) -> Callable[[int], float]:
+        return lambda _: calls.append(name) or 1e-3  # type: ignore[func-returns-value]
 
-    watched = [type(arm)(arm.launch, noted(name), 1, "host", []) for arm, name in zip(named, "ab", strict=True)]
-    seconds = time_rounds(watched, rounds=2)
-    assert "".join(calls) == "aba" + "aba" + "aba" + "aba"
-    assert [len(each) for each in seconds] == [2, 2, 2]
+    watched = [replace(arm, turn=noted(name)) for arm, name in zip(named, "ab", strict=True)]
+    seconds = time_rounds(watched, rounds=rounds)
+    return ["".join(calls[start : start + 6]) for start in range(0, len(calls), 6)], seconds
+
+
+def test_a_round_is_passes_each_followed_by_itself_backwards_with_the_baseline_twice() -> None:
+    passes, seconds = noted_passes(9)
+    assert all(sorted(each[:3]) == ["a", "a", "b"] and each[3:] == each[2::-1] for each in passes)
+    assert len(passes) == 9 * CALLS // 2
+    assert [len(each) for each in seconds] == [9, 9, 9]
+
+
+def test_every_arm_comes_at_every_place_as_often() -> None:
+    """Else what a place does to a time, such as the clock of a core that was idle, is called the kernel's."""
+    passes, _ = noted_passes(75)
+    places = [sum(each[place] == "b" for each in passes) for place in range(3)]
+    # Five standard deviations of a binomial number of a third each.
+    assert max(abs(count - 100) for count in places) <= 5 * math.sqrt(300 * 2 / 9)
+
+
+def test_arms_that_are_nearly_as_fast_make_as_many_calls() -> None:
+    made: dict[str, set[int]] = {"a": set(), "b": set(), "c": set()}
+
+    def counted(name: str) -> Callable[[int], float]:
+        return lambda calls: made[name].add(calls) or 1e-3  # type: ignore[func-returns-value]
+
+    (arm,) = arms("quiet", 0, 1.0)
+    watched = [
+        replace(arm, turn=counted(name), calls=calls, once_s=once)
+        for name, calls, once in (("a", 25, 1.3e-3), ("b", 32, 1e-3), ("c", 4, 8e-3))
+    ]
+    time_rounds(watched, rounds=2)
+    # Two passes and two backwards, as the slowest has it.
+    assert made == {"a": {8}, "b": {8}, "c": {1}}
+
+
+def test_a_round_counts_with_the_fastest_turn_of_either_way() -> None:
+    (arm,) = arms("quiet", 0, 1.0)
+    lasts = iter([9.0, 9.0, 9.0, 9.0, 4.0, 4.0, 1.0, 1.0])  # two turns of the arm and of itself again, four times
+    ((first, *_), _) = time_rounds([replace(arm, calls=4, turn=lambda _: next(lasts))], rounds=1)
+    assert first == pytest.approx(math.sqrt(4.0 * 1.0))
 
 
 def test_rounds_go_on_while_the_noise_is_large_and_end_at_their_limit() -> None:

@@ -9,8 +9,8 @@ from harness.bench.stopwatch import Arm
 
 __all__ = ["MODELS", "arms"]
 
-CALLS = 4
-"""Calls of a turn; it counts with the fastest, as on the host."""
+CALLS = 8
+"""Calls of a round; it counts with the fastest of either way, as on the host."""
 
 Noise = Callable[[random.Random, int], float]
 """From a source of chance and the number of the turn, the logarithm by which a call of it is longer."""
@@ -60,8 +60,8 @@ def arms(model: str, seed: int, *factors: float) -> list[Arm]:
     """Returns arms of one machine, which take these multiples of a millisecond on it; its clock goes on by turns."""
     noise, chance, turns = MODELS[model](), random.Random(seed), [0]
 
-    def turn(factor: float) -> float:
+    def turn(factor: float, calls: int) -> float:
         turns[0] += 1
-        return 1e-3 * factor * math.exp(min(noise(chance, turns[0]) for _ in range(CALLS)))
+        return 1e-3 * factor * math.exp(min(noise(chance, turns[0]) for _ in range(calls)))
 
-    return [Arm(lambda: None, partial(turn, factor), 1, "host", []) for factor in factors]
+    return [Arm(lambda: None, partial(turn, factor), CALLS, "host", [], once_s=1e-3 * factor) for factor in factors]

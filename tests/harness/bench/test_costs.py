@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.bench import costs
+from harness.bench.calls import PHASES
 from harness.bench.costs import Ceilings, Cost, cost, floor_us
 from harness.cases import case_from_data
 from harness.operations.base import Inputs, output_dtype
@@ -53,8 +53,8 @@ def made(fields: dict[str, Any]) -> tuple[Case, Inputs]:
 
 
 def window_of(case: Any) -> tuple[int | None, int | None]:
-    if case.op == "flash_sdpa":
-        return (case.window_size, 0) if case.is_causal else (None, None)
+    if hasattr(case, "is_causal"):
+        return (getattr(case, "window_size", None), 0) if case.is_causal else (None, None)
     return case.window_left, case.window_right
 
 
@@ -62,12 +62,12 @@ def visible(case: Any, inputs: Inputs) -> Iterator[Tensor]:
     """Yields, for every sequence, which key a query sees: pair by pair, as the definition says it."""
     left, right = window_of(case)
     mask = inputs.tensors.get("key_mask", inputs.tensors.get("attention_mask"))
-    is_packed = case.op == "varlen_attention"
-    lengths = (
-        list(zip(case.query_lengths, case.key_lengths, strict=True))
-        if is_packed
-        else [(case.query_tokens, case.key_tokens)] * case.batch
-    )
+    if case.op == "varlen_attention":
+        lengths = list(zip(case.query_lengths, case.key_lengths, strict=True))
+    elif case.op in LAYERS:
+        lengths = [(case.tokens, case.tokens)] * case.batch
+    else:
+        lengths = [(case.query_tokens, case.key_tokens)] * case.batch
     for row, (T, S) in enumerate(lengths):
         seen = torch.zeros(T, S, dtype=torch.bool)
         for query in range(T):
@@ -133,18 +133,80 @@ def test_the_delta_rule_costs_its_three_products_per_token(lengths: tuple[int, .
 
 
 LAYERS = ("low_rank_projection", "grouped_query_attention", "multi_head_latent_attention", "gated_delta_net")
+GROUPED = {
+    "op": "grouped_query_attention", "batch": 2, "tokens": 7, "hidden_size": 12, "key_heads": 2, "group": 3,
+    "head_dim": 8,
+}  # fmt: skip
+LATENT = {
+    "op": "multi_head_latent_attention", "batch": 2, "tokens": 7, "hidden_size": 12, "heads": 3, "nope_dim": 8,
+    "rope_dim": 4, "value_dim": 5, "kv_lora_rank": 6,
+}  # fmt: skip
+DELTA_NET = {
+    "op": "gated_delta_net", "batch": 2, "tokens": 7, "hidden_size": 12, "key_heads": 2, "group": 2, "key_dim": 8,
+    "value_dim": 5,
+}  # fmt: skip
+WITH_PROJECTIONS: dict[str, dict[str, Any]] = {
+    "low rank": {
+        "op": "low_rank_projection", "batch": 2, "tokens": 7, "in_features": 12, "bottleneck": 3, "out_features": 10,
+    },
+    "grouped": GROUPED,
+    "grouped, all": {**GROUPED, "is_causal": False},
+    "grouped, key mask": {**GROUPED, "key_mask": True},
+    "grouped, output gate": {**GROUPED, "enable_output_gate": True},
+    "latent": LATENT,
+    "latent, all": {**LATENT, "is_causal": False},
+    "latent, key mask": {**LATENT, "key_mask": True},
+    "latent queries": {**LATENT, "q_lora_rank": 4},
+    "delta net": DELTA_NET,
+    "delta net, mask": {**DELTA_NET, "mask": True},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("op", LAYERS)
-def test_a_layer_costs_its_projections_beside_its_core(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain reference multiplies all pairs of queries and keys."""
-    case, inputs = made({"op": op, **TIMED_SMALL[op]})
-    row = operation(op)
+def counted_reference(case: Case, inputs: Inputs) -> int:
+    """Returns what torch counts of the plain reference, which multiplies all pairs of queries and keys."""
+    row = operation(case.op)
     args, kwargs = row.arrange(promote(inputs.tensors), inputs.options)
     with FlopCounterMode(display=False) as counter:
         row.reference(*args, **kwargs)
-    monkeypatch.setattr(costs, "_window", lambda _: (None, None))
-    assert cost(case, inputs, "forward").flops == counter.get_total_flops()
+    return int(counter.get_total_flops())
+
+
+def widths_of(case: Any) -> tuple[int, int, int]:
+    """Returns the heads of a layer's attention, and the widths of keys and values; none for one without attention."""
+    match case.op:
+        case "grouped_query_attention":
+            return case.key_heads * case.group, case.head_dim, case.head_dim
+        case "multi_head_latent_attention":
+            return case.heads, case.nope_dim + case.rope_dim, case.value_dim
+    return 0, 0, 0
+
+
+@pytest.mark.parametrize("fields", WITH_PROJECTIONS.values(), ids=WITH_PROJECTIONS)
+def test_a_layer_costs_its_projections_beside_the_visible_pairs(fields: dict[str, Any]) -> None:
+    """Backward a projection has two products for its one; attention multiplies its scores again, and four gradients."""
+    case, inputs = made(fields)
+    heads, width, value_width = widths_of(case)
+    seen = sum(int(each.sum()) for each in visible(case, inputs)) if heads else 0
+    everything = counted_reference(case, inputs)
+    others = everything - 2 * case.batch * case.tokens**2 * heads * (width + value_width)  # type: ignore[attr-defined]
+    assert cost(case, inputs, "forward").flops == others + 2 * seen * heads * (width + value_width)
+    assert cost(case, inputs, "backward").flops == 2 * others + 2 * seen * heads * (3 * width + 2 * value_width)
+
+
+WITHOUT_PRODUCTS = sorted(
+    OPS.keys() - {*LAYERS, "attention", "varlen_attention", "flash_sdpa", "gated_delta_rule", "short_conv"}
+)
+
+
+@pytest.mark.parametrize("op", WITHOUT_PRODUCTS)
+def test_what_has_no_matrix_product_costs_none(op: str) -> None:
+    case, inputs = made({"op": op, **TIMED_SMALL[op]})
+    assert [cost(case, inputs, phase).flops for phase in PHASES] == [counted_reference(case, inputs)] * 3 == [0] * 3
+
+
+def test_a_short_convolution_is_no_matrix_product() -> None:
+    case, inputs = made({"op": "short_conv", **TIMED_SMALL["short_conv"]})
+    assert [cost(case, inputs, phase).flops for phase in PHASES] == [0] * 3
 
 
 @pytest.mark.parametrize("op", sorted(TIMED_SMALL))

@@ -35,13 +35,14 @@ def test_an_arm_keeps_what_the_last_call_of_every_set_returned() -> None:
         return counts[index]
 
     arm = stopwatch.prepared([partial(call, index) for index in (0, 1)], "cpu", graphs=False)
-    arm.turn()
+    arm.turn(arm.calls)
     assert arm.results == counts
     assert min(counts[0], counts[1] - 100) > 1
 
 
 def test_a_turn_counts_with_its_fastest_call_and_not_with_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    lasts = iter([0.5, 0.002, 9.0, 0.004, 0.003])  # of the warm-up, of the choice of calls, and of a turn
+    # Of the warm-up, of the choice of calls, and of a turn.
+    lasts = iter([0.5, *[0.016] * 3, 9.0, 0.004, 0.003])
     clock = [0.0]
 
     def call() -> None:
@@ -50,7 +51,19 @@ def test_a_turn_counts_with_its_fastest_call_and_not_with_its_first(monkeypatch:
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     arm = stopwatch.prepared([call], "cpu", graphs=False)
     assert arm.calls == 2
-    assert arm.turn() == pytest.approx(0.003)
+    assert arm.turn(arm.calls) == pytest.approx(0.003)
+
+
+def test_a_call_that_was_interrupted_does_not_choose_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    lasts = iter([0.5, 0.03, 0.001, 0.02])
+    clock = [0.0]
+
+    def call() -> None:
+        clock[0] += next(lasts)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    arm = stopwatch.prepared([call], "cpu", graphs=False)
+    assert (arm.calls, arm.once_s) == (32, pytest.approx(0.001))
 
 
 def test_a_long_call_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,5 +72,5 @@ def test_a_long_call_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [0]
     arm = stopwatch.prepared([lambda: calls.append(0)], "cpu", graphs=False)
     before = len(calls)
-    assert arm.turn() == pytest.approx(2.0)
+    assert arm.turn(arm.calls) == pytest.approx(2.0)
     assert len(calls) == before + 1
