@@ -90,7 +90,7 @@ HEADINGS: Mapping[str, Heading] = {
         "same rounds. The share is that of the ceiling: the shortest time that the "
         "measured bandwidth and matrix rate of the device allow, over the median.",
         columns=_columns(
-            *_SUBJECT, "phase", "#median, µs", "~interval, µs", "#ratio", "~interval of ratio", "%noise, %", "!verdict",
+            *_SUBJECT, "phase", "#median, µs", "~interval, µs", "#ratio", "~interval of ratio", "!verdict", "%noise, %",
             "baseline", "%share of ceiling, %", "<case",
         ),
         key=("op", "candidate", "dtype", "phase", "case_id", "baseline"),

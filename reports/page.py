@@ -54,8 +54,8 @@ _SOURCES: Mapping[str, Sequence[str | tuple[str, str]]] = {
         "median_element_caught", "worst_where",
     ),
     "speed": (
-        *_SUBJECT, "phase", "median_us", ("low_us", "high_us"), "ratio", ("ratio_low", "ratio_high"), "noise_share",
-        "verdict", "baseline", "share", "shape",
+        *_SUBJECT, "phase", "median_us", ("low_us", "high_us"), "ratio", ("ratio_low", "ratio_high"), "verdict",
+        "noise_share", "baseline", "share", "shape",
     ),
     "pooled": (*_SUBJECT, "output", "test", "cases", "verdict", "value", "limit", "error", "excess"),
     "relations": ("op", "candidate", "relation", "cases", "verdicts", "reason"),

@@ -13,7 +13,7 @@ from reports.explain import dtype_of, gravest_judgement, ratio_gravity, reproduc
 from reports.headline import Headline, power_headline
 from reports.power_tables import power_sentence
 from reports.tables import open_records
-from reports.text import MISSING, number, percent, plain
+from reports.text import MISSING, number, percent, plain, plural
 
 __all__ = ["benchmark_text", "power_text", "summary_text"]
 
@@ -67,7 +67,7 @@ def _declined(records: Sequence[Record]) -> str:
         counts[op, reason] += cases
     lines = ["## Unsupported", ""]
     for (op, reason), count in counts.most_common(REASONS_SHOWN):
-        lines.append(f"- {_text(op, limit=60)}, {count:,} cases: {_text(reason, limit=200)}")
+        lines.append(f"- {_text(op, limit=60)}, {plural(count, 'case')}: {_text(reason, limit=200)}")
     if len(counts) > REASONS_SHOWN:
         lines.append(f"- and {len(counts) - REASONS_SHOWN:,} more reasons in `unsupported.csv`")
     return "\n".join(lines)

@@ -33,10 +33,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     beside = Comparison(baseline="eager", ratio=0.5, low=0.25, high=0.75, verdict="FASTER")
-    timing = Timing(phase="forward", median_us=8.0, low_us=7.0, high_us=9.0, repeats=30, threads=1, comparison=beside)
+    timings = [
+        Timing(
+            phase=phase, median_us=8.0 * n, low_us=7.0 * n, high_us=9.0 * n, repeats=30, threads=1, comparison=beside,
+            floor_us=2.0 * n,
+        )
+        for n, phase in enumerate(("forward", "forward+backward"), start=1)
+    ]  # fmt: skip
     failures = [failure(case_id=f"case{ratio}", max_ratio=ratio) for ratio in (2.0, 300.0, 10.0)]
     others = [
-        record(op="rope", candidate="it's eager", tokens=2**n, case_id=f"p{n}", timings=[timing]) for n in range(6)
+        record(op="rope", candidate="it's eager", tokens=2**n, case_id=f"p{n}", timings=timings) for n in range(6)
     ]
     folder = tmp_path_factory.mktemp("run")
     write_power(folder / "power", results())
@@ -116,6 +122,16 @@ def test_plots_are_drawn_and_can_be_read_by_keyboard(browser: Browser, page: Pat
     assert "of the tolerance" in browser.value("document.getElementById('said').textContent")
     assert "11 declined" not in browser.value("document.querySelector('.map').innerText")
     assert "3 fail, 1 declined of 4" in browser.value("document.querySelector('.map').innerText")
+
+
+def test_every_time_has_its_point_and_its_roofline(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri())
+    browser.value("document.querySelector('figure.speed').scrollIntoView()")
+    browser.value("new Promise(done => setTimeout(done, 300))")
+    marks = "[...document.querySelectorAll('figure.speed svg > [aria-label]')]"
+    drawn = browser.value(f"{marks}.map(mark => [mark.getAttribute('aria-label'), mark.childElementCount])")
+    assert sum(count for label, count in drawn if label == "dot") == 12
+    assert ["rule", 12] in drawn
 
 
 def test_hostile_text_stays_text_in_the_browser(browser: Browser, tmp_path: Path) -> None:

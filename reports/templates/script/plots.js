@@ -1,6 +1,8 @@
 // The plots of the records: error against length, spread of the errors, speed against size.
 
-const LOWEST = 1e-3, HIGHEST = 1e3, CANDIDATES_DRAWN = 24;
+const LOWEST = 1e-3, HIGHEST = 1e3;
+/** As many candidates as fill the column beside two other plots; on a phone, where nothing stands beside it, fewer. */
+const candidatesDrawn = () => (innerWidth < 641 ? 20 : 36);
 const clipped = (ratio) => (Number.isNaN(ratio) ? HIGHEST : Math.min(HIGHEST, Math.max(LOWEST, ratio)));
 const ratioTick = (ratio) => (ratio <= LOWEST ? `≤ ${LOWEST}` : ratio >= HIGHEST ? `≥ ${HIGHEST.toLocaleString("en-US")}` : String(+ratio.toPrecision(3)));
 const lengthTick = (length) => (length >= 1 ? length.toLocaleString("en-US") : "");
@@ -63,7 +65,7 @@ const spreadOptions = (points) => {
     return { candidate, low, quarter, median, most, high, cases: group.length, beyond: group.filter((point) => point.ratio > 1).length, dtype: group[0].dtype };
   });
   rows.sort((a, b) => b.high - a.high);
-  const drawn = rows.slice(0, CANDIDATES_DRAWN);
+  const drawn = rows.slice(0, candidatesDrawn());
   const words = (row) => `${row.candidate}\n${plural(row.cases, "case")}, ${whole(row.beyond)} beyond the tolerance\nmedian ${figure(row.median)}, middle half ${figure(row.quarter)} to ${figure(row.most)}\nworst ${row.high >= HIGHEST ? "≥ 1,000" : figure(row.high)}`;
   const names = new Set(drawn.map((row) => row.candidate));
   const wide = ratioDomain(drawn.flatMap((row) => [row.low, row.high]));
@@ -119,10 +121,18 @@ const speedOptions = (points) => {
         y: { type: "log", label: "↑ median, µs", grid: true, ticks: 5, tickFormat: (us) => (us >= 1 ? d3.format(",")(us) : String(us)) },
         ...dtypeScales(new Set(drawn.map((point) => point.dtype))),
         marks: [
-          ...(floors.length ? [Plot.line(floors, { x: "tokens", y: "floor_us", z: (p) => `${p.op}|${p.phase}|${p.dtype}`, stroke: "var(--ink)", strokeDasharray: "4 3", strokeWidth: 1.2 })] : []),
+          ...(floors.length
+            ? [
+                Plot.line(floors, { x: "tokens", y: "floor_us", z: (p) => `${p.op}|${p.phase}|${p.dtype}`, stroke: "var(--ink)", strokeDasharray: "4 3", strokeWidth: 1.2 }),
+                // Of one size a line is a point: a short one shows where it is.
+                Plot.ruleY(floors, { x1: (p) => p.tokens / 1.05, x2: (p) => p.tokens * 1.05, y: "floor_us", stroke: "var(--ink)", strokeDasharray: "4 3", strokeWidth: 1.2 }),
+              ]
+            : []),
           Plot.line(drawn, { x: "tokens", y: "median_us", z: lines, stroke: "dtype", strokeOpacity: 0.35 }),
           Plot.ruleX(drawn, { x: "tokens", y1: "low_us", y2: "high_us", stroke: "dtype", strokeOpacity: 0.6 }),
-          Plot.dot(drawn, { x: "tokens", y: "median_us", stroke: "dtype", fill: (p) => (p.phase === "forward" ? p.dtype : null), symbol: "dtype", r: 3.5, strokeWidth: 1.2 }),
+          // Two marks: a point whose fill is null would not be drawn at all.
+          Plot.dot(drawn.filter((p) => p.phase !== "forward"), { x: "tokens", y: "median_us", stroke: "dtype", fill: "var(--raised)", symbol: "dtype", r: 3.5, strokeWidth: 1.2 }),
+          Plot.dot(drawn.filter((p) => p.phase === "forward"), { x: "tokens", y: "median_us", stroke: "dtype", fill: "dtype", symbol: "dtype", r: 3.5, strokeWidth: 1.2 }),
           tip(drawn, "tokens", "median_us", words),
         ],
       })),
