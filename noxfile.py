@@ -134,8 +134,8 @@ def _versions(session: nox.Session) -> str:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """The tests marked slow (compilers, longer campaigns), the cost of a budget, the speed of campaigns."""
-    install(session, "report", "certify", "dev")
+    """Tests marked slow (compilers, longer campaigns, a Ray cluster), the cost of a budget, the speed of campaigns."""
+    install(session, "report", "certify", "ray", "dev")
     session.run("python", "-m", "pytest", "-m", "slow and not gpu", *session.posargs, env=ONE_THREAD)
     session.run("python", "-m", "tests.benchmarks.budget_cost", env=ONE_THREAD)
     session.run("python", "-m", "tests.benchmarks.campaign_speed", env=ONE_THREAD)
