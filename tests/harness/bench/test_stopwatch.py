@@ -63,7 +63,29 @@ def test_a_call_that_was_interrupted_does_not_choose_how_many_there_are(monkeypa
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     arm = stopwatch.prepared([call], "cpu", graphs=False)
-    assert (arm.calls, arm.once_s) == (32, pytest.approx(0.001))
+    assert arm.calls == 32
+    assert arm.once_s == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("work_s", "wait_s", "rounds"), [(3.0, 3.0, 8), (0.001, 1.0, 46), (0.5, 0.6, 21)], ids=["long", "busy", "as asked"]
+)
+def test_rounds_end_after_so_much_work_or_waiting(
+    work_s: float, wait_s: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine gives a part of a core: as much work is done there as on another, unless that takes too long."""
+    worked, passed = [0.0], [0.0]
+
+    def turn(_: int) -> float:
+        worked[0] += work_s / 4  # two turns of the arm and of itself again
+        passed[0] += wait_s / 4
+        return 1e-3
+
+    monkeypatch.setattr(time, "process_time", lambda: worked[0])
+    monkeypatch.setattr(time, "monotonic", lambda: passed[0])
+    arm = stopwatch.Arm(lambda: None, turn, 2, "host", [])
+    asked = 60 if wait_s == 1.0 else 21
+    assert len(stopwatch.time_rounds([arm], rounds=asked)[0]) == rounds
 
 
 def test_a_long_call_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
