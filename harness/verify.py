@@ -170,7 +170,7 @@ def _record(shared: Shared, candidate: Candidate, worker: Worker, settings: Sett
     judged, phases = _judged(shared, candidate, answer, phases)
     relations = list(_memory_relations(answer))
     if judged["verdict"] is Verdict.PASS:
-        names = chosen(shared.case, settings.relations)
+        names = chosen(shared.case, settings.relations, deterministic=candidate.deterministic)
         relations += _relations(shared, candidate, answer, _again(worker, request), names)
     # A relation without power says so itself; it takes nothing from what was judged.
     counted = [item.verdict for item in relations if item.verdict is not Verdict.NO_POWER]

@@ -74,6 +74,8 @@ class Candidate:
         supports: called with the arguments of the call; returns None or a sentence that says why not.
         differentiable: whether gradients flow through the returned tensors.
         devices: device types that it runs on.
+        deterministic: whether it promises the same bits, forward and backward, of the same call on the same device.
+            A promise is checked and a broken one fails; without it, calls may differ within the recipe.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Candidate:
     supports: Callable[..., str | None] | None = None
     differentiable: bool = True
     devices: tuple[str, ...] = ("cpu", "cuda")
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Refuses an incomplete candidate.

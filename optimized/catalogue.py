@@ -82,7 +82,11 @@ def _each(
     devices: tuple[str, ...] = ("cpu", "cuda"),
     factory: dict[str, Any] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Returns one candidate per format; with ``factory``, ``where`` is called with it and returns the callable."""
+    """Returns one candidate per format; with ``factory``, ``where`` is called with it and returns the callable.
+
+    Our own kernels never add up atomically, and promise the same bits. The layers around them leave their projections
+    to torch, which promises nothing.
+    """
 
     def load() -> Callable[..., Any]:
         found = _find(where)
@@ -100,6 +104,7 @@ def _each(
             supports=None if supports is None else _deferred(supports),
             differentiable=differentiable,
             devices=devices,
+            deterministic=name.startswith("triton-") and "backend" not in (factory or {}),
         )
         for storage in formats
     )

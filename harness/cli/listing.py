@@ -58,6 +58,7 @@ def _row(candidate: Candidate) -> dict[str, Any]:
         "name": candidate.name,
         "recipe": to_json(candidate.recipe),
         "differentiable": candidate.differentiable,
+        "deterministic": candidate.deterministic,
         "devices": list(candidate.devices),
         "why_not": _why_not(candidate),
     }

@@ -73,11 +73,11 @@ def run_case(
         settings: how.
     """
     shared = Shared(case)
-    twins: dict[tuple[int, bool], tuple[Candidate, Record]] = {}
+    twins: dict[tuple[int, bool, bool], tuple[Candidate, Record]] = {}
     runs = []
     for key, wrong, healthy in pairs:
         # Twins that load one function and differ in name alone run once.
-        identity = (id(healthy.load), healthy.differentiable)
+        identity = (id(healthy.load), healthy.differentiable, healthy.deterministic)
         if identity not in twins:
             twins[identity] = (healthy, settled(shared, healthy, worker, settings))
             if twins[identity][1].verdict is not Verdict.UNSUPPORTED:

@@ -14,15 +14,18 @@ from harness.relations.outcome import Exact, Outcome, Tensors, differs
 from harness.relations.rewrites import REWRITES, Rewrite
 from harness.truth import GRAD
 
-__all__ = ["CHOICES", "CONTROL", "FRESH", "RELATIONS", "applicable", "check_relations", "chosen", "vary"]
+__all__ = ["CHOICES", "CONTROL", "FRESH", "RELATIONS", "SAME_BITS", "applicable", "check_relations", "chosen", "vary"]
 
 FRESH = "fresh_process"
 """The same call in a process that never made another one; it costs the start of a worker."""
 
+SAME_BITS = "same_bits"
+"""The same call again, of a candidate that promises the same bits; of any other it says nothing."""
+
 CHOICES = ("some", "all", "none")
 """Which relations of a case are checked, where they are not named."""
 
-RELATIONS = (*REWRITES, *EXACT, FRESH)
+RELATIONS = (*REWRITES, *EXACT, FRESH, SAME_BITS)
 """The names of all relations that need calls of their own."""
 
 CONTROL = "/control"
@@ -34,6 +37,9 @@ _SOME = 1
 _ONE_IN = 2
 """One case in so many is checked; its seed decides."""
 
+_PROMISE_ONE_IN = 4
+"""One case in so many, of those that no other relation costs a call, is checked for a promise of the same bits."""
+
 Again = Callable[[str], Answer]
 Judge = Callable[[str, Tensor], Judgement]
 
@@ -44,22 +50,26 @@ def applicable(case: Case) -> list[str]:
     return [name for name, row in rows.items() if (not row.ops or case.op in row.ops) and row.applies(case)]
 
 
-def chosen(case: Case, which: str) -> list[str]:
+def chosen(case: Case, which: str, *, deterministic: bool = False) -> list[str]:
     """Returns the relations that a case is checked by.
 
     Args:
         case: the case.
-        which: ``some``, one of them in every second case, by its seed; ``all``, in a fresh process too; ``none``; or
-            names of relations with commas between them, of which those stay that apply.
+        which: ``some``, one of them in every second case, by its seed, and the promise of the same bits in every
+            fourth; ``all``, in a fresh process too; ``none``; or names of relations with commas between them, of which
+            those stay that apply.
+        deterministic: whether the candidate promises the same bits.
     """
-    names = applicable(case)
+    names, promised = applicable(case), [SAME_BITS] if deterministic else []
     if which == "none":
         return []
     if which == "all":
-        return [*names, FRESH]
+        return [*names, FRESH, *promised]
     if which != "some":
-        return [name for name in which.split(",") if name in {*names, FRESH}]
+        return [name for name in which.split(",") if name in {*names, FRESH, *promised}]
     number = zlib.crc32(f"relations:{case.seed}".encode())
+    if number % _PROMISE_ONE_IN == 1:
+        return promised
     if number % _ONE_IN or not names:
         return []
     start = number // _ONE_IN % len(names)
@@ -92,15 +102,23 @@ def check_relations(
 
 
 def _check(case: Case, inputs: Inputs, answer: Answer, again: Again, judge: Judge, name: str) -> Relation | None:
-    other = again(name)
+    other = again("" if name == SAME_BITS else name)
     if other.status == "unsupported":
         return None  # the other call is not the candidate's business
     if other.status != "ok":
         reason = f"{name}: {other.header.get('sentence') or other.status}"
         verdict = Verdict.TIMEOUT if other.status == "timeout" else Verdict.ERROR
         return Relation(name=name, verdict=verdict, reason=reason)
-    if name not in EXACT:
-        return _judged(name, answer.tensors, other.tensors, judge)
+    if name == SAME_BITS:
+        return _same_bits(answer.tensors, other.tensors)
+    if name in EXACT:
+        return _exact(case, inputs, answer, other, again, judge, name)
+    return _judged(name, answer.tensors, other.tensors, judge)
+
+
+def _exact(
+    case: Case, inputs: Inputs, answer: Answer, other: Answer, again: Again, judge: Judge, name: str
+) -> Relation:
     row = EXACT[name]
     outcome = row.compare(case, inputs, row.vary(case, inputs), answer.tensors, other.tensors)
     if outcome.wrong:
@@ -112,6 +130,16 @@ def _check(case: Case, inputs: Inputs, answer: Answer, again: Again, judge: Judg
     if not has_power:
         return Relation(name=name, verdict=Verdict.NO_POWER, reason=f"{name}: its control changed nothing")
     return Relation(name=name, verdict=Verdict.PASS)
+
+
+def _same_bits(first: Tensors, other: Tensors) -> Relation:
+    """Returns whether a second call kept the promise."""
+    counts = {name: int(differs(value, other[name]).sum()) for name, value in first.items() if name in other}
+    broken = ", ".join(f"{count} of {first[name].numel()} of {name}" for name, count in counts.items() if count)
+    if not broken:
+        return Relation(name=SAME_BITS, verdict=Verdict.PASS)
+    reason = f"{SAME_BITS}: the same call again gives other bits, which this candidate promises not to: {broken}"
+    return Relation(name=SAME_BITS, verdict=Verdict.FAIL_RELATION, reason=reason)
 
 
 def _broken(name: str, outcome: Outcome, answer: Answer, again: Again, judge: Judge) -> Relation:

@@ -33,6 +33,7 @@ def seeded(
     base: Callable[[], Call] | None = None,
     recipe: Callable[[str], Recipe] | None = None,
     differentiable: bool = True,
+    deterministic: bool = False,
 ) -> Fault:
     """Returns a fault with a pair per storage dtype.
 
@@ -52,6 +53,7 @@ def seeded(
         base: loads the healthy callable; the plain torch implementation of the operation if None.
         recipe: of that callable by storage dtype; that of the plain implementation if None.
         differentiable: whether the callable has gradients.
+        deterministic: whether the same bits are promised.
     """
 
     def pair(storage: str) -> tuple[Candidate, Candidate]:
@@ -63,7 +65,7 @@ def seeded(
         def candidate(title: str, loader: Callable[[], Call]) -> Candidate:
             return Candidate(
                 name=f"{title}-{SUFFIXES[storage]}", op=op, load=loader, recipe=promise,
-                differentiable=differentiable, devices=("cpu",),
+                differentiable=differentiable, devices=("cpu",), deterministic=deterministic,
             )  # fmt: skip
 
         return candidate(stem, lambda: seed(load())), candidate(f"{stem}-healthy", load)
