@@ -7,6 +7,7 @@ store is the one that a local run leaves. Shrinking and timing stay on this mach
 
 import importlib.util
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,8 +99,13 @@ def ray_lanes(settings: Settings, jobs: int, *, address: str | None = None) -> I
 
     ours = not ray.is_initialized()
     if ours:
-        # Workers of a plain checkout have to find it; on a node where attest is installed the path may be missing.
-        found = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+        # Workers of a plain checkout have to find it, and what the user's own path holds; on a node where all of it is
+        # installed the paths may be missing.
+        paths = [
+            str(Path(__file__).resolve().parents[1]),
+            *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        ]
+        found = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
         try:
             ray.init(
                 address=address, runtime_env=found, log_to_driver=False, logging_level="ERROR", include_dashboard=None

@@ -148,8 +148,8 @@ _KEY_FACTS = {
 def _key_facts(facts: Sequence[tuple[str, str]], power: PowerResults | None) -> list[tuple[str, str]]:
     known = dict(facts)
     chosen = [(label, known[name]) for name, label in _KEY_FACTS.items() if known.get(name, "false") != "false"]
-    words = {"commit": lambda value: value[:10], "changed since": lambda _: "yes"}
-    short = [(label, words.get(label, str)(value)) for label, value in chosen]
+    said = {"commit": known.get("commit", "")[:10], "changed since": "yes"}
+    short = [(label, said.get(label, value)) for label, value in chosen]
     alarms = [("false-alarm budget", f"{FALSE_ALARMS:g}")] if "false-alarm budget" in known else []
     return [*short, *alarms, *([("power", power_sentence(power))] if power else [])]
 

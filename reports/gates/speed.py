@@ -35,26 +35,30 @@ def _pairs(records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
                         "device": record.environment.get("device_name"),
                         "threads": timing.threads,
                         "ratio": [float(f"{value:.4g}") for value in (pair.low, pair.ratio, pair.high)],
+                        "noise": float(f"{pair.noise or 0.0:.4g}"),
                     },
                 )
 
 
-def _compared(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Yields name, ratio before and ratio now of what can be compared: low, middle, high."""
+def _compared(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, list[float], list[float], str]]:
+    """Yields name, ratio before and ratio now of what can be compared (low, middle, high), and its verdict.
+
+    What the equal arms of either measurement differ by is noise of the comparison as well: a pair that was AMBIGUOUS by
+    it stays so.
+    """
     for name, was in before.items():
         is_now = now.get(name)
         if is_now is not None and all(was[field] == is_now[field] for field in ("case", "device", "threads")):
-            yield name, was["ratio"], is_now["ratio"]
+            old, new = was["ratio"], is_now["ratio"]
+            noise = was.get("noise", 0.0) + is_now.get("noise", 0.0)
+            yield name, old, new, verdict_of(math.log(new[0] / old[2]), math.log(new[2] / old[0]), noise)
 
 
 def lost_speed(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[Trip]:
-    """Returns what became slower: by more than both intervals together explain. AMBIGUOUS trips nothing."""
+    """Returns what became slower: beyond both intervals and the noise of both. AMBIGUOUS trips nothing."""
     trips = []
-    for name, was, is_now in _compared(now, before):
-        if name.endswith(f" beside {BASELINE}"):
-            continue
-        low, high = math.log(is_now[0] / was[2]), math.log(is_now[2] / was[0])
-        if verdict_of(low, high) == "SLOWER":
+    for name, was, is_now, verdict in _compared(now, before):
+        if verdict == "SLOWER" and not name.endswith(f" beside {BASELINE}"):
             subject, _, rest = name.partition(" ")
             op, _, candidate = subject.partition("/")
             baseline = rest.rpartition(" beside ")[2]
@@ -74,8 +78,7 @@ def told_of_speed(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str
     """Returns a sentence for everything that cannot be compared, and for what became faster."""
     sentences = [f"{name}: speed not compared, {_why(now.get(name), was)}" for name, was in before.items()
                  if _why(now.get(name), was)]  # fmt: skip
-    for name, was, is_now in _compared(now, before):
-        verdict = verdict_of(math.log(is_now[0] / was[2]), math.log(is_now[2] / was[0]))
+    for name, was, is_now, verdict in _compared(now, before):
         if verdict == "FASTER" or (verdict == "SLOWER" and name.endswith(f" beside {BASELINE}")):
             change = f"its ratio was {was[1]:.3g}, is {is_now[1]:.3g}, {_times(is_now[1] / was[1])}"
             sentences.append(f"{name} looks {verdict}: {change}")

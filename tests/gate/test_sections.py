@@ -122,8 +122,10 @@ def test_another_device_is_not_compared() -> None:
 # -- speed -----------------------------------------------------------------------------------------------------------
 
 
-def timed(low: float, ratio: float, high: float, *, baseline: str = "before", threads: int = 1) -> Mapping[str, Any]:
-    pair = Comparison(baseline=baseline, ratio=ratio, low=low, high=high, verdict="SAME")
+def timed(
+    low: float, ratio: float, high: float, *, baseline: str = "before", threads: int = 1, noise: float | None = None
+) -> Mapping[str, Any]:  # fmt: skip
+    pair = Comparison(baseline=baseline, ratio=ratio, low=low, high=high, verdict="SAME", noise=noise)
     timing = Timing(
         phase="forward", median_us=1.0, low_us=1.0, high_us=1.0, repeats=9, threads=threads, comparison=pair
     )  # fmt: skip
@@ -144,6 +146,13 @@ def test_slower_than_both_intervals_explain_trips_with_its_command() -> None:
 )
 def test_what_may_be_as_fast_trips_nothing(now: tuple[float, float, float]) -> None:
     assert lost_speed(timed(*now), timed(0.99, 1.0, 1.01)) == []
+
+
+def test_what_lies_within_the_noise_of_both_measurements_trips_nothing() -> None:
+    def trips_of(noise: float) -> int:
+        return len(lost_speed(timed(1.08, 1.10, 1.12, noise=noise), timed(0.99, 1.0, 1.01, noise=noise)))
+
+    assert [trips_of(noise) for noise in (0.01, 0.05)] == [1, 0]
 
 
 def test_a_ratio_to_the_reference_is_told_and_trips_nothing() -> None:
