@@ -7,6 +7,7 @@ lengths is counted by ``tests.benchmarks.scaling``.
 """
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +52,14 @@ def reference(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta
 
 
 def transformers_rule() -> Rule:
-    """Returns transformers' recurrence."""
+    """Returns transformers' recurrence in torch, which gives way to fla's kernel where fla is installed."""
     from transformers.models.qwen3_next.modeling_qwen3_next import torch_recurrent_gated_delta_rule
+
+    recurrence = inspect.unwrap(torch_recurrent_gated_delta_rule)
 
     def call(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor, *, scale: float) -> Tensor:
         del scale  # it is the same: one over the root of the width
-        found: Tensor = torch_recurrent_gated_delta_rule(
+        found: Tensor = recurrence(
             query, key, value, g=log_decay, beta=beta, initial_state=None, output_final_state=False
         )[0]
         return found
