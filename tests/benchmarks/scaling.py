@@ -12,11 +12,9 @@ pair costs half as much again as at the smallest size, or the memory is above 2 
 """
 
 import argparse
-import math
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,7 +25,7 @@ from harness.ops import operation
 from harness.truth import truth
 from optimized.candidate import Recipe
 from reference import attention
-from tests.benchmarks.reference_speed import reference, timed_call
+from tests.benchmarks.reference_speed import processor_seconds, reference, timed_call
 
 __all__ = ["LENGTHS", "LIMIT_GB", "LONG", "PAIRS", "main", "peak_gb"]
 
@@ -39,17 +37,6 @@ LINEAR = 1.5
 """Times the cost of a token or pair at the smallest size that it may be at any other."""
 
 LONG, LIMIT_GB = 32768, 2.0
-
-
-def processor_seconds(call: Callable[[], object], *, repeats: int) -> float:
-    """Returns the least processor time of a call, after one that is not counted."""
-    call()
-    least = math.inf
-    for _ in range(repeats):
-        started = time.process_time()
-        call()
-        least = min(least, time.process_time() - started)
-    return least
 
 
 def budget_call(queries: int, keys: int) -> Callable[[], object]:

@@ -58,6 +58,22 @@ def test_the_reference_is_within_eight_eps_times_condition(op: str) -> None:
     assert [item for item in certificates_of(op) if not item.distance <= LIMIT] == []
 
 
+def test_attention_in_blocks_of_one_token_is_within_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long sequences are made in blocks, which the small shapes of the certificates are not."""
+    module = sys.modules["reference.attention"]  # and not the function of its name
+    whole, lengths = module._of_rows, []
+
+    def of_rows(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: slice, **options: Any) -> Any:
+        lengths.append((query.shape[1], rows.stop - rows.start))
+        return whole(query, keys, values, rows, **options)
+
+    monkeypatch.setattr(module, "_PAIRS", 1)
+    monkeypatch.setattr(module, "_of_rows", of_rows)
+    assert max(distances_of("attention", reference.attention).values()) <= LIMIT
+    assert max(tokens for tokens, _ in lengths) > 1
+    assert {length for _, length in lengths} <= {0, 1}
+
+
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_the_enclosure_is_far_sharper_than_the_limit(op: str) -> None:
     assert all(item.radius * 2.0**60 < 1 for item in certificates_of(op))
