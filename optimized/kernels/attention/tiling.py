@@ -118,8 +118,8 @@ def bias_gradient_tiles(*, head_width: int, value_width: int, dtype: torch.dtype
 def tile_channels(width: int, *, dtype: torch.dtype, arch: str) -> int:
     """Returns the channels of a tile that holds heads of a width.
 
-    With 12 value channels in a tile of 16, an H100 was wrong under ptxas 12.8 and is right with 32. The assembler was the
-    cause (``kernels/assembler.py``), not the width; 32 stay the fewest of a 16-bit format, as an H100 has judged them.
+    With 12 value channels in a tile of 16, an H100 was wrong under ptxas 12.8 and is right with 32. The assembler was
+    the cause (``kernels/assembler.py``), not the width; 32 stay the fewest of a 16-bit format, which a GPU has judged.
     """
     is_compiled_narrow = arch != INTERPRETER and dtype != torch.float32
     return max(32 if is_compiled_narrow else 16, padded_width(width))
