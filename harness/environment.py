@@ -59,7 +59,8 @@ def _git(*arguments: str) -> str | None:
 def _ptxas() -> str | None:
     """Returns the releases of the assemblers that Triton brings, which decide about some miscompiled kernels.
 
-    It takes one or the other by the architecture: since 3.6, ``ptxas-blackwell`` from sm_90 on.
+    It takes one or the other by the architecture: ``ptxas-blackwell`` from sm_100 on in 3.6, from sm_90 on in 3.9. Our
+    kernels take that one on sm_90 too where the other is 12.8 (``optimized/kernels/assembler.py``).
     """
     try:
         import triton

@@ -9,6 +9,7 @@ from typing import Final
 import torch
 import triton
 
+from optimized.kernels.assembler import choose_assembler
 from optimized.kernels.precision import kernels_are_interpreted
 
 __all__ = ["INTERPRETER", "architecture", "num_multiprocessors", "refuse_device"]
@@ -25,8 +26,11 @@ def architecture(device: torch.device) -> str:
         return INTERPRETER
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        return f"sm_{major}{minor}"
-    return f"sm_{triton.runtime.driver.active.get_current_target().arch}"
+        arch = f"sm_{major}{minor}"
+    else:
+        arch = f"sm_{triton.runtime.driver.active.get_current_target().arch}"
+    choose_assembler(arch)  # whoever asks is about to launch
+    return arch
 
 
 def num_multiprocessors(device: torch.device) -> int:
@@ -41,8 +45,10 @@ def refuse_device(device: torch.device) -> str | None:
     """Returns None if kernels can run on tensors of ``device``, else a sentence that says why not."""
     if device.type == "cuda" and torch.version.hip is not None:
         return "device: got an AMD GPU, expected one from NVIDIA: no launch setting was examined there"
-    if kernels_are_interpreted() or device.type == _driver_device():
+    if kernels_are_interpreted():
         return None
+    if device.type == _driver_device():
+        return choose_assembler(architecture(device))
     return f"device: got {device.type}, expected cuda: compiled Triton kernels need a GPU"
 
 

@@ -118,9 +118,8 @@ def bias_gradient_tiles(*, head_width: int, value_width: int, dtype: torch.dtype
 def tile_channels(width: int, *, dtype: torch.dtype, arch: str) -> int:
     """Returns the channels of a tile that holds heads of a width.
 
-    In the delta rule, a 16-bit tile of 16 columns read beyond the shared memory on Hopper under Triton 3.6. Attention
-    with 18 query and 12 value channels was wrong there as well; that 16 columns are the cause here is a suspicion by
-    likeness, and 32 are the fewest until a GPU has told.
+    With 12 value channels in a tile of 16, an H100 was wrong under ptxas 12.8 and is right with 32. The assembler was
+    the cause (``kernels/assembler.py``), not the width; 32 stay the fewest of a 16-bit format, which a GPU has judged.
     """
     is_compiled_narrow = arch != INTERPRETER and dtype != torch.float32
     return max(32 if is_compiled_narrow else 16, padded_width(width))
