@@ -48,7 +48,7 @@ def test_what_is_flushed_in_one_execution_errs_alike() -> None:
     value = torch.tensor([[TINY, SMALL]], dtype=torch.float64).expand(64, 2)
     error = (Arithmetic(recipe, Random(64, 1)).flushed("x", value) - value) / value
     assert error[:, 0].tolist() == error[:, 1].tolist()
-    assert error[:, 0].unique().numel() > 1
+    assert len(set(error[:, 0].tolist())) > 1
 
 
 HARDLY_SEEN = {

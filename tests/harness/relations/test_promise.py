@@ -33,7 +33,7 @@ def backward_one_unit_more_every_other_time() -> Callable[..., Tensor]:
         out = rms_norm(*args, **options)
         if out.requires_grad:
             factor = next(turns)
-            out.register_hook(lambda grad: grad * factor)
+            out.register_hook(lambda grad: grad * factor)  # type: ignore[no-untyped-call]  # torch types it so
         return out
 
     return call
