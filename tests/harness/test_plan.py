@@ -14,7 +14,7 @@ from harness.strategies import DTYPES
 
 @pytest.fixture(scope="module")
 def plan() -> list[Item]:
-    return _plan(profile("quick"), list(find_candidates().candidates.values()), 0)
+    return _plan(profile("gate"), list(find_candidates().candidates.values()), 0)
 
 
 def shares(items: list[Item]) -> Counter[tuple[str, str]]:
