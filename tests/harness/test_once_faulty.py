@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.cases import case_from_data
-from harness.emulators import delta_rule_gate, gated_delta_rule
+from harness.emulators import attention, delta_rule_gate, gated_delta_rule
 from harness.emulators.rounding import Random
 from harness.inprocess import Here
 from harness.records import Verdict
@@ -32,6 +32,10 @@ def without_long_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gated_delta_rule, "MAX_CHUNK", 64)
 
 
+def without_scores_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(attention, "_again_from_scores", lambda saved, weights: weights)  # noqa: ARG005 - the same
+
+
 ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
     "a sum of opposite pairs that comes out as a rounding error": (
         "rms-norm-running-mean-bf16",
@@ -51,6 +55,15 @@ ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch],
     ),
     "a gate's gradient as a difference of sums over channels": (
         "wy-64-wide-sides-fp32", {**RULE, "dtype": "float32", "seed": 1122577614, "tokens": 1}, without_sides,
+    ),
+    "scores of -77000 that the backward pass adds up in another order": (
+        "flash-turned-fp16",
+        {
+            "op": "attention", "dtype": "float16", "layout": "fused", "regime": "negative", "seed": 1617383718,
+            "batch": 1, "query_tokens": 32, "key_tokens": 32, "key_heads": 2, "group": 3, "head_dim": 96,
+            "value_dim": 96, "window_left": 148, "window_right": 0, "key_mask": True, "scale": 1.0,
+        },
+        without_scores_again,
     ),
     "keys that are all alike, in chunks of 128 tokens": (
         "wy-128-bf16",

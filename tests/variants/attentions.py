@@ -25,6 +25,7 @@ EXECUTIONS = {
     "gradients-reversed": Execution(tile=16, query_tile=48, reverses_gradients=True),
     "summed-delta": Execution(tile=40, sums_delta=True),
     "lse-again": Execution(tile=64, recomputes_lse=True, query_tile=64),
+    "turned": Execution(tile=32, turns_channels=True, is_base_two=True),
     "flushed": Execution(tile=64, is_base_two=True, flushes=True),
 }  # fmt: skip
 

@@ -70,7 +70,7 @@ class _Flash(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, bias, visible, stored, lse = ctx.saved_tensors
         execution: Execution = ctx.execution
-        logits = Logits(query, key, bias, visible, ctx.scale, execution)
+        logits = Logits(query, key, bias, visible, ctx.scale, execution, is_turned=execution.turns_channels)
         sink = None if sinks is None else per_row(sinks, query, key.shape[2]) * execution.base
         if execution.recomputes_lse:
             values = rows(value, key.shape[2])

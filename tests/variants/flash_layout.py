@@ -36,6 +36,8 @@ class Execution:
         reverses_gradients: whether the backward pass takes the tiles in the opposite order.
         sums_delta: whether the backward pass sums ``weights * grad_weights``, instead of ``out * grad_out``.
         recomputes_lse: whether the backward pass makes the LSE anew, over tiles of its own.
+        turns_channels: whether the backward pass adds the channels of a score from the last to the first, as another
+            tiling of the product may: its error no longer cancels against that of the LSE.
         flushes: whether an exponential below float32's normal numbers is 0, as GPUs have it.
     """
 
@@ -53,6 +55,7 @@ class Execution:
     reverses_gradients: bool = False
     sums_delta: bool = False
     recomputes_lse: bool = False
+    turns_channels: bool = False
     flushes: bool = False
 
     def ranges(self, keys: int) -> list[list[tuple[int, int]]]:
@@ -103,6 +106,8 @@ class Logits:
         visible: Tensor | None,
         scale: float,
         execution: Execution,
+        *,
+        is_turned: bool = False,
     ) -> None:
         groups = key.shape[2]
         self.query, self.key = rows(query, groups), rows(key, groups)
@@ -110,6 +115,9 @@ class Logits:
         self._left = self.query
         if execution.scales_query:
             self._left, self._factor = execution.as_operand(self.query * self._factor, query.dtype), 1.0
+        # A product adds in an order of its own; every other channel first is another one, whatever that is.
+        order = torch.arange(query.shape[-1])
+        self._order = torch.cat([order[1::2], order[::2]]).flip(0) if is_turned else order
         B, T, H, S = *query.shape[:3], key.shape[1]
         self._bias = None if bias is None else bias.float().expand(B, H, T, S).reshape(B, groups, H // groups * T, S)
         # One copy of the mask per query head of a group.
@@ -117,7 +125,8 @@ class Logits:
 
     def tile(self, start: int, stop: int, chosen: slice = _EVERY) -> Tensor:
         """Returns the exponents of keys ``start`` to ``stop`` in the chosen rows; hidden ones are -inf."""
-        exponents = (self._left[..., chosen, :] @ self.key[..., start:stop, :].mT) * self._factor
+        left, right = self._left[..., chosen, self._order], self.key[..., start:stop, self._order]
+        exponents = (left @ right.mT) * self._factor
         if self._bias is not None:
             exponents = exponents + self._bias[..., chosen, start:stop] * self._base
         if self._visible is not None:
