@@ -64,7 +64,8 @@ def _flex() -> Call:
     """The flex_attention of torch, compiled, with a block mask for the window; no sinks."""
     keep_buffers()
     flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
-    compiled: Call = torch.compile(flex.flex_attention)
+    # For every shape by itself: torch 2.11 does not compile it for sizes that are not known.
+    compiled: Call = torch.compile(flex.flex_attention, dynamic=False)
     make_mask: Call = flex.create_block_mask
     masks: dict[tuple[Any, int, int], Any] = {}
 

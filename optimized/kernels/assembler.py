@@ -4,7 +4,7 @@ Triton 3.6 brings ptxas 12.8.93 and assembles for Hopper with it. In kernels tha
 code takes the place of the other tile in shared memory from uniform registers that nothing has written before, such as
 ``UIADD3 UR30, UP0, UR30, 0x40`` with no write of ``UR30`` ahead of it. On an H100 outputs were wrong by hundreds of
 tolerances, or the device was lost: attention with 4 and with 12 value channels, the delta rule with 40 channels. The
-same calls are right with ptxas 13.0 there. Triton 3.6 also brings 12.9.86, for later architectures.
+same calls are right there with 13.0.88 and with 12.9.86, which Triton 3.6 also brings, for later architectures.
 """
 
 import functools
