@@ -184,7 +184,7 @@ def launch_backward(
 
 
 def _row_blocks(num_rows: int, tiles: ShortConvTiles) -> int:
-    return triton.cdiv(num_rows, tiles.block_rows)
+    return -(-num_rows // tiles.block_rows)
 
 
 def _kernel_mask(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -21,7 +21,7 @@ def test_a_chain_of_chunks_has_four_warps_where_rows_are_copied_by_16_bytes(widt
 
 
 @pytest.mark.parametrize(("width", "is_aligned"), [(40, True), (40, False), (72, True), (128, False)])
-def test_other_rows_keep_eight_warps(width: int, is_aligned: bool) -> None:
+def test_other_rows_keep_eight_warps(*, width: int, is_aligned: bool) -> None:
     chosen = tiling(width, is_aligned=is_aligned)
     assert {x.num_warps for x in (chosen.carry, chosen.carry_again, chosen.carry_cotangent)} == {8}
 
