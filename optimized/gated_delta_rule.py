@@ -1,7 +1,7 @@
-"""Chunked gated delta rule in Triton: two kernels forward, five backward.
+"""Chunked gated delta rule in Triton: three kernels forward, five backward.
 
-The mathematics is in ``chunked_delta_rule.py``, kernels and roundings in ``kernels/delta_rule/``: forward ``prepare``
-and ``carry_state``, backward ``carry_state`` again, ``carry_cotangent``, ``pairs``, ``query_gradient`` and
+The mathematics is in ``chunked_delta_rule.py``, kernels and roundings in ``kernels/delta_rule/``: forward ``solve``,
+``scores`` and ``carry_state``, backward ``carry_state`` again, ``carry_cotangent``, ``pairs``, ``query_gradient`` and
 ``key_gradient``. Between the passes only the chunk inverses and the masked query-key products, ``C`` values per token
 and head each, the summed decays and the norms are kept; the backward pass computes the states anew.
 
@@ -23,6 +23,7 @@ from optimized.kernels.delta_rule.launch import (
     carry_state,
     carry_state_for_backward,
     prepare,
+    rows_are_aligned,
     strided_rows,
 )
 from optimized.kernels.delta_rule.launch_backward import (
@@ -152,6 +153,7 @@ class _GatedDeltaRule(torch.autograd.Function):
         table = chunk_table(
             batch=value.shape[0], tokens=value.shape[1], cu_seqlens=cu_seqlens, chunk_size=call.chunk_size
         )
+        inputs = as_inputs(*tensors)
         tiling = choose_tiling(
             chunk_size=call.chunk_size,
             head_width=query.shape[3],
@@ -160,9 +162,9 @@ class _GatedDeltaRule(torch.autograd.Function):
             num_multiprocessors=num_multiprocessors(value.device),
             dtype=value.dtype,
             arch=architecture(value.device),
+            is_aligned=rows_are_aligned(*inputs[:3]),
         )
         settings = Settings(value.dtype, call.scale, call.norm_eps, tiling)
-        inputs = as_inputs(*tensors)
         with non_stop_arithmetic():
             prepared = prepare(inputs, table, settings)
             out, final_state = carry_state(inputs, prepared, table, settings)
@@ -180,6 +182,8 @@ class _GatedDeltaRule(torch.autograd.Function):
         tensors, prepared = ctx.saved_tensors[:6], Prepared(*ctx.saved_tensors[6:])
         inputs, table, settings = as_inputs(*tensors), ctx.table, ctx.settings
         initial_dtype = None if tensors[5] is None else tensors[5].dtype
+        if not rows_are_aligned(out_gradient):  # the tiling is made for rows that are, if queries and values have them
+            out_gradient = out_gradient.contiguous()
         out_gradient, final_gradient = strided_rows(out_gradient), final_gradient.contiguous()
         with non_stop_arithmetic():
             recomputed = Recomputed(*carry_state_for_backward(inputs, prepared, table, settings))

@@ -114,7 +114,7 @@ def launch_forward(x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | N
     if out.numel():
         states = kernel_input(x)
         with non_stop_arithmetic():
-            forward_kernel[_grid(B * segments, C, tiles)](
+            forward_kernel[(_row_blocks(B * segments, tiles) * triton.cdiv(C, tiles.block_channels),)](
                 states,
                 kernel_input(weight).contiguous(),
                 _kernel_mask(mask),
@@ -126,6 +126,7 @@ def launch_forward(x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | N
                 C,
                 TAPS=K,
                 HAS_MASK=mask is not None,
+                IS_EXACT=x.dtype == torch.float32,
                 INDEX=index_dtype(B * segments),
                 SEGMENT=tiles.segment,
                 BLOCK_R=tiles.block_rows,
@@ -149,12 +150,12 @@ def launch_backward(
     gradient = allocate_output(x.shape, dtype=x.dtype, device=x.device)
     tiles = short_conv_tiles(taps=K, is_backward=True, dtype=x.dtype, arch=architecture(x.device))
     segments = triton.cdiv(T, tiles.segment)
-    grid = _grid(B * segments, C, tiles)
-    partials = torch.empty((grid[0], K, C), dtype=torch.float32, device=x.device) if of_weight else None
+    row_blocks = _row_blocks(B * segments, tiles)
+    partials = torch.empty((row_blocks, K, C), dtype=torch.float32, device=x.device) if of_weight else None
     if gradient.numel():
         states, cotangents = kernel_input(x), kernel_input(out_gradient)
         with non_stop_arithmetic():
-            backward_kernel[grid](
+            backward_kernel[(row_blocks, triton.cdiv(C, tiles.block_channels))](
                 states,
                 kernel_input(weight).contiguous(),
                 _kernel_mask(mask),
@@ -170,6 +171,7 @@ def launch_backward(
                 TAPS=K,
                 HAS_MASK=mask is not None,
                 HAS_WEIGHT_GRADIENT=of_weight,
+                IS_EXACT=x.dtype == torch.float32,
                 INDEX=index_dtype(B * segments),
                 SEGMENT=tiles.segment,
                 BLOCK_R=tiles.block_rows,
@@ -181,8 +183,8 @@ def launch_backward(
     return finish_output(gradient, dtype=x.dtype), weight_gradient
 
 
-def _grid(num_rows: int, channels: int, tiles: ShortConvTiles) -> tuple[int, int]:
-    return triton.cdiv(num_rows, tiles.block_rows), triton.cdiv(channels, tiles.block_channels)
+def _row_blocks(num_rows: int, tiles: ShortConvTiles) -> int:
+    return -(-num_rows // tiles.block_rows)
 
 
 def _kernel_mask(mask: torch.Tensor | None) -> torch.Tensor | None:

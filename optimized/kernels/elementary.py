@@ -11,7 +11,7 @@ from typing import Final
 import triton
 import triton.language as tl
 
-__all__ = ["accurate_exp", "log1p_exp", "sigmoid_pair"]
+__all__ = ["accurate_exp", "log1p_exp", "quick_sigmoid_pair", "sigmoid_pair"]
 
 # A product of LN2_HIGH, which has 10 significant bits, and of an exponent is exact: contraction changes nothing there.
 _LOG2_E: Final = tl.constexpr(1.4426950408889634)
@@ -93,5 +93,17 @@ def sigmoid_pair(x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """Returns ``1 / (1 + exp(-x))`` and ``1`` less that, each with full relative accuracy and without overflow."""
     e = _exp_of_negative(-tl.abs(x))
     inverse = _inverse_of_one_to_two(1.0 + e)
+    small = e * inverse
+    return tl.where(x < 0, small, inverse), tl.where(x < 0, inverse, small)
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def quick_sigmoid_pair(x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Returns what ``sigmoid_pair`` does, to some ``|x|`` units in the last place: for results of a 16-bit format.
+
+    A third of the instructions: the exponential is the GPU's own, and so is the quotient.
+    """
+    e = tl.exp(-tl.abs(x))
+    inverse = 1.0 / (1.0 + e)
     small = e * inverse
     return tl.where(x < 0, small, inverse), tl.where(x < 0, inverse, small)

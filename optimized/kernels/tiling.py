@@ -106,11 +106,14 @@ def rms_norm_tiles(*, width: int, is_gated: bool, dtype: torch.dtype, arch: str)
 def short_conv_tiles(*, taps: int, is_backward: bool, dtype: torch.dtype, arch: str) -> ShortConvTiles:
     """Returns the settings of the short convolution: a segment a warp, 4 or 8 bytes of adjacent channels a thread.
 
-    The backward pass and more taps leave registers for two channels only, and more taps for half of the steps.
+    The backward pass and more taps leave registers for two channels only, and more taps for half of the steps. The
+    forward pass of a 16-bit format has small programs, of which the last ones leave few multiprocessors idle.
     """
     if arch == INTERPRETER:
         return ShortConvTiles(segment=8, block_rows=4, block_channels=32, num_warps=4)
     channels = 64 if is_backward or taps > 4 else 256 // dtype.itemsize
+    if channels == 128:
+        return ShortConvTiles(segment=8, block_rows=4, block_channels=channels, num_warps=4)
     return ShortConvTiles(segment=16 if taps <= 4 else 8, block_rows=8, block_channels=channels, num_warps=8)
 
 

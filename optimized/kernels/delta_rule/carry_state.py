@@ -5,10 +5,16 @@ With the state ``S`` in float32 registers, chunk after chunk,
     P = K S,    d = (I + A)^-1 beta (v - exp(g) P),    out = scale exp(g) Q S + M d,
     S <- exp(g_C) S + K^T exp(g_C - g) d,
 
-and the backward pass runs it once more to store the states and ``d`` instead of the output. Roundings to the storage
-format: normalised keys, the state, the residual ``beta (v - exp(g) P)``, ``d`` and ``exp(g_C - g) d``, each only as the
-operand of a matrix product, and the stored output; everything else is float32. Formulas and source are in
+and the backward pass runs it once more to store the states and ``d`` instead of the output. Products are of the stored
+queries and keys; the factors that normalise them multiply the rows of what they give, or of what they take. The range
+of float16 is too small for that: there, normalised keys are rounded. Roundings to the storage format: the state, the
+residual ``beta (v - exp(g) P)``, ``d`` and ``exp(g_C - g) d``, the last with the keys' factors, each only as an operand
+of a matrix product, and the stored output; everything else is float32. Formulas and source are in
 ``chunked_delta_rule.py``.
+
+The chain of chunks is serial, and a program has one warp in each quarter of a multiprocessor: every load of the loop
+is a copy to shared memory that was started chunks before. That is why beta is read as 4 bytes, and the decay of a
+chunk as a row of copies of it: 2 bytes or a scalar would be loaded to registers, and all wait for those.
 
 Letters: ``B`` batch, ``T`` tokens, ``G`` query/key heads, ``H`` value heads, ``D`` query/key width, ``V`` value width,
 ``N`` sequences, ``C`` tokens of a chunk.
@@ -32,14 +38,14 @@ __all__ = ["carry_state_kernel"]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
-def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what it holds stays in registers)
+def carry_state_kernel(  # noqa: C901, PLR0912, PLR0915 (a kernel is one function: what it holds stays in registers)
     query: tl.tensor,
     key: tl.tensor,
     value: tl.tensor,
-    beta: tl.tensor,
     sequences: tl.tensor,
     from_start: tl.tensor,
     to_end: tl.tensor,
+    rates: tl.tensor,
     inverse: tl.tensor,
     attention: tl.tensor,
     query_norms: tl.tensor,
@@ -62,16 +68,19 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
     IS_NORMALIZED: tl.constexpr,
+    ROUNDS_KEYS: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     FOR_BACKWARD: tl.constexpr,
     IS_PACKED: tl.constexpr,
     DTYPE: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    HOISTS: tl.constexpr,
 ) -> None:
     """Goes through the chunks of one sequence and head with ``BLOCK_V`` columns of its state.
 
     Stores ``out (B, T, H, V)`` and ``final_state (N, H, D, V)``, or ``FOR_BACKWARD`` the state before every chunk,
-    ``states (chunks, H, D, V)``, and the written rows ``delta (B, T, H, V)``.
+    ``states (chunks, H, D, V)``, and the written rows ``delta (B, T, H, V)``. ``HOISTS`` keeps the offsets of loads in
+    registers.
     """
     PIECES: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     column_blocks = tl.cdiv(V, BLOCK_V)
@@ -86,6 +95,7 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
     value_base = value + batch * value_strides[0] + head * value_strides[2]
     token = tl.arange(0, CHUNK)
     square = token[:, None] * CHUNK + token[None, :]
+    last = tl.arange(0, BLOCK_V) * 0 + (CHUNK - 1)
     columns = first_column + tl.arange(0, BLOCK_V)
     state_base = (sequence * H + head) * D * V
     state: tl.tuple = ()
@@ -95,7 +105,7 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
         else:
             tile = tl.zeros((BLOCK_D, BLOCK_V), dtype=tl.float32)
         state = state + (tile,)  # noqa: RUF005 (Triton builds no starred tuples)
-    for number in tl.range(tl.cdiv(stop - first, CHUNK), disable_licm=True):
+    for number in tl.range(tl.cdiv(stop - first, CHUNK), disable_licm=not HOISTS):
         place = (first_chunk + number) * H + head
         start = first + tl.cast(number, tl.int64) * CHUNK
         first_row = batch * T + start
@@ -103,9 +113,18 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
         squares = place * CHUNK * CHUNK
         is_row = rows_inside(token, start, stop, CHUNK)
         is_written = is_row[:, None] & (columns < V)[None, :]
-        rates = tl.load(beta + gate + token * H, mask=is_row, other=0.0).to(tl.float32)
-        decay = tl.exp(tl.load(from_start + place * CHUNK + token))
-        factors = load_factors(key_norms, first_row, token, is_row, H // HEADS_PER_KEY, key_head, IS_NORMALIZED)
+        sums = place * CHUNK
+        rate = tl.load(rates + sums + token)
+        decay = tl.exp(tl.load(from_start + sums + token))
+        remaining = tl.exp(tl.load(to_end + sums + token))
+        whole = tl.exp(tl.load(from_start + sums + last))
+        recalled_decay = decay
+        factors = decay
+        if IS_NORMALIZED:
+            factors = load_factors(key_norms, first_row, token, is_row, H // HEADS_PER_KEY, key_head, IS_NORMALIZED)
+            if not ROUNDS_KEYS:
+                recalled_decay *= factors
+                remaining *= factors
         keys: tl.tuple = ()
         recalled = tl.zeros((CHUNK, BLOCK_V), dtype=tl.float32)
         read = tl.zeros((CHUNK, BLOCK_V), dtype=tl.float32)
@@ -116,7 +135,7 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
             operand = to_operand(state[piece], DTYPE, INTERPRETED)
             key_tile = load_operand(
                 key_base + start * key_strides[1], token, is_row, key_strides[1], piece * BLOCK_D, key_strides[3],
-                factors, D, BLOCK_D, IS_NORMALIZED, DTYPE, INTERPRETED,
+                factors, D, BLOCK_D, ROUNDS_KEYS, DTYPE, INTERPRETED,
             )  # fmt: skip
             recalled = tl.dot(key_tile, operand, recalled, input_precision="ieee")
             keys = keys + (key_tile,)  # noqa: RUF005 (Triton builds no starred tuples)
@@ -130,26 +149,28 @@ def carry_state_kernel(  # noqa: C901, PLR0915 (a kernel is one function: what i
             value_base + start * value_strides[1], token, is_row, value_strides[1], first_column, value_strides[3], V,
             BLOCK_V,
         )  # fmt: skip
-        residual = rates[:, None] * (values.to(tl.float32) - decay[:, None] * recalled)
+        residual = rate[:, None] * (values.to(tl.float32) - recalled_decay[:, None] * recalled)
         residual = to_operand(residual, DTYPE, INTERPRETED)
         written = tl.dot(tl.load(inverse + squares + square), residual, input_precision="ieee")
+        rounded = to_operand(written, DTYPE, INTERPRETED)
+        kept = to_operand(remaining[:, None] * written, DTYPE, INTERPRETED)
         row_offsets = token[:, None] * (H * V) + columns[None, :]
         if FOR_BACKWARD:
-            rounded = to_stored(to_operand(written, DTYPE, INTERPRETED), delta)
-            tl.store(delta + gate * V + row_offsets, rounded, mask=is_written)
-        else:
-            factors = load_factors(query_norms, first_row, token, is_row, H // HEADS_PER_KEY, key_head, IS_NORMALIZED)
-            read *= (scale * factors * decay)[:, None]
-            rounded = to_operand(written, DTYPE, INTERPRETED)
-            read = tl.dot(tl.load(attention + squares + square), rounded, read, input_precision="ieee")
-            tl.store(out + gate * V + row_offsets, to_stored(read, out), mask=is_written)
-        remaining = tl.exp(tl.load(to_end + place * CHUNK + token))
-        whole = tl.exp(tl.load(from_start + place * CHUNK + CHUNK - 1))
-        written = to_operand(remaining[:, None] * written, DTYPE, INTERPRETED)
+            tl.store(delta + gate * V + row_offsets, to_stored(rounded, delta), mask=is_written)
         later: tl.tuple = ()
         for piece in tl.static_range(PIECES):
-            later = later + (tl.dot(tl.trans(keys[piece]), written, whole * state[piece], input_precision="ieee"),)  # noqa: RUF005 (Triton builds no starred tuples)
+            decayed = whole[None, :] * state[piece]
+            later = later + (tl.dot(tl.trans(keys[piece]), kept, decayed, input_precision="ieee"),)  # noqa: RUF005 (Triton builds no starred tuples)
         state = later
+        if not FOR_BACKWARD:
+            read *= (scale * decay)[:, None]
+            if IS_NORMALIZED:
+                factors = load_factors(
+                    query_norms, first_row, token, is_row, H // HEADS_PER_KEY, key_head, IS_NORMALIZED
+                )
+                read *= factors[:, None]
+            read = tl.dot(tl.load(attention + squares + square), rounded, read, input_precision="ieee")
+            tl.store(out + gate * V + row_offsets, to_stored(read, out), mask=is_written)
     if not FOR_BACKWARD:
         for piece in tl.static_range(PIECES):
             offsets, in_state = place_state(piece * BLOCK_D, first_column, D, V, BLOCK_D, BLOCK_V)

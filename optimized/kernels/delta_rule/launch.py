@@ -1,4 +1,4 @@
-"""Launches of the gated delta rule's forward kernels, ``prepare`` and ``carry_state``, and what all launches share.
+"""Launches of the gated delta rule's forward kernels, ``solve``, ``scores`` and ``carry_state``, and what all share.
 
 Arguments are checked by the caller, which also wraps the launches in ``non_stop_arithmetic``.
 
@@ -13,8 +13,9 @@ import triton
 
 from optimized.kernels.delta_rule.carry_state import carry_state_kernel
 from optimized.kernels.delta_rule.chunks import ChunkTable
-from optimized.kernels.delta_rule.prepare import prepare_kernel
-from optimized.kernels.delta_rule.tiling import DeltaRuleTiling
+from optimized.kernels.delta_rule.scores import scores_kernel
+from optimized.kernels.delta_rule.solve import solve_kernel
+from optimized.kernels.delta_rule.tiling import DeltaRuleTiling, Tiles
 from optimized.kernels.precision import allocate_output, kernel_input, kernels_are_interpreted, triton_dtype
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Prepared",
     "Settings",
     "as_inputs",
+    "carried_constants",
     "carry_state",
     "carry_state_for_backward",
     "constants",
     "prepare",
+    "rows_are_aligned",
     "strided_rows",
 ]
 
@@ -47,13 +50,15 @@ class Inputs(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What ``prepare`` stores: decays summed ``(chunks, H, C)``, operands ``(chunks, H, C, C)``, norms ``(B, T, G)``.
+    """What does not depend on a state.
 
-    The norms are the factors ``1 / sqrt(sum x^2 + eps)`` of queries and keys, or None.
+    Decays summed and beta ``(chunks, H, C)``, operands ``(chunks, H, C, C)``, norms ``(B, T, G)``: the factors
+    ``1 / sqrt(sum x^2 + eps)`` of queries and keys, or None.
     """
 
     from_start: torch.Tensor
     to_end: torch.Tensor
+    rates: torch.Tensor
     inverse: torch.Tensor
     attention: torch.Tensor
     query_norms: torch.Tensor | None
@@ -63,7 +68,7 @@ class Prepared(NamedTuple):
 MAX_REGISTERS = 255
 """All that a thread can have: left to itself, ptxas spills a few to make room for one more program.
 
-The kernel that carries a state is the exception: told so, it spills where it does not by itself.
+The kernels of the forward pass are the exception: the one that carries a state spills if it is told so.
 """
 
 
@@ -101,6 +106,17 @@ def strided_rows(tensor: torch.Tensor) -> torch.Tensor:
     return kernel_input(tensor.contiguous() if needs_copy else tensor)
 
 
+def rows_are_aligned(*tensors: torch.Tensor) -> bool:
+    """Returns whether rows of tensors ``(B, T, heads, width)`` are copied to shared memory 16 bytes at a time.
+
+    The compiler knows of an address and of a stride whether it is a multiple of 16, and of nothing else.
+    """
+    return all(
+        x.stride(3) == 1 and all(stride % 16 == 0 for stride in x.stride()[:3]) and x.data_ptr() % 16 == 0
+        for x in tensors
+    )
+
+
 def constants(inputs: Inputs, table: ChunkTable, settings: Settings) -> dict[str, Any]:
     """Returns the compile-time arguments of every kernel; fused multiply-adds are pinned, their default may change."""
     return {
@@ -114,36 +130,62 @@ def constants(inputs: Inputs, table: ChunkTable, settings: Settings) -> dict[str
     }
 
 
+def carried_constants(tiles: Tiles, settings: Settings) -> dict[str, Any]:
+    """Returns the compile-time arguments of the two kernels that carry a state or its cotangent, but for shapes."""
+    is_normalized = settings.norm_eps > 0
+    return {
+        "IS_NORMALIZED": is_normalized,
+        "ROUNDS_KEYS": is_normalized and settings.dtype == torch.float16,
+        "HOISTS": tiles.hoists,
+    }
+
+
 def prepare(inputs: Inputs, table: ChunkTable, settings: Settings) -> Prepared:
-    """Returns decays, inverses, masked query-key products and norms of all chunks."""
+    """Returns decays, inverses, masked query-key products and norms of all chunks: two launches."""
     B, T, H = inputs.beta.shape
     G, device, tiling = inputs.query.shape[2], inputs.query.device, settings.tiling
     shape = (table.num_chunks, H, tiling.chunk_size)
-    sums = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2)]
+    sums = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(3)]
     squares = [allocate_output((*shape, shape[2]), dtype=settings.dtype, device=device) for _ in range(2)]
     norms: list[torch.Tensor | None] = [None, None]
     if settings.norm_eps > 0:
         norms = [torch.empty((B, T, G), dtype=torch.float32, device=device) for _ in range(2)]
     prepared = Prepared(*sums, *squares, *norms)
-    prepare_kernel[(table.num_chunks * H,)](
-        inputs.query,
+    shared = constants(inputs, table, settings) | {"NORM_EPS": settings.norm_eps}
+    solve_kernel[(table.num_chunks * H,)](
         inputs.key,
         inputs.log_decay,
         inputs.beta,
         table.chunks,
-        *prepared,
+        *sums,
+        prepared.inverse,
+        prepared.key_norms,
+        inputs.key.stride(),
+        T,
+        H,
+        BLOCK_D=tiling.solve.block_d,
+        SOLVE_PRECISION=tiling.solve_precision,
+        num_warps=tiling.solve.num_warps,
+        num_stages=tiling.solve.num_stages,
+        **shared,
+    )
+    scores_kernel[(table.num_chunks * H,)](
+        inputs.query,
+        inputs.key,
+        inputs.log_decay,
+        table.chunks,
+        prepared.attention,
+        prepared.query_norms,
+        prepared.key_norms,
         inputs.query.stride(),
         inputs.key.stride(),
         settings.scale,
         T,
         H,
-        BLOCK_D=tiling.prepare.block_d,
-        NORM_EPS=settings.norm_eps,
-        SOLVE_PRECISION=tiling.solve_precision,
-        num_warps=tiling.prepare.num_warps,
-        maxnreg=MAX_REGISTERS,
-        num_stages=tiling.prepare.num_stages,
-        **constants(inputs, table, settings),
+        BLOCK_D=tiling.scores.block_d,
+        num_warps=tiling.scores.num_warps,
+        num_stages=tiling.scores.num_stages,
+        **shared,
     )
     return prepared
 
@@ -177,12 +219,12 @@ def _launch_carry_state(
     results: tuple[torch.Tensor | None, ...],
     settings: Settings,
 ) -> None:
-    (_, T, H, V), tiles = inputs.value.shape, settings.tiling.carry
+    (_, T, H, V), is_backward = inputs.value.shape, results[0] is None
+    tiles = settings.tiling.carry_again if is_backward else settings.tiling.carry
     carry_state_kernel[(table.num_sequences * H * triton.cdiv(V, tiles.block_v),)](
         inputs.query,
         inputs.key,
         inputs.value,
-        inputs.beta,
         table.sequences,
         *prepared,
         inputs.initial_state,
@@ -196,10 +238,10 @@ def _launch_carry_state(
         V=V,
         BLOCK_D=tiles.block_d,
         BLOCK_V=tiles.block_v,
-        IS_NORMALIZED=settings.norm_eps > 0,
         HAS_INITIAL=inputs.initial_state is not None,
-        FOR_BACKWARD=results[0] is None,
+        FOR_BACKWARD=is_backward,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **carried_constants(tiles, settings),
         **constants(inputs, table, settings),
     )

@@ -15,9 +15,17 @@ import triton
 from optimized.kernels.delta_rule.carry_cotangent import carry_cotangent_kernel
 from optimized.kernels.delta_rule.chunks import ChunkTable
 from optimized.kernels.delta_rule.key_gradient import key_gradient_kernel
-from optimized.kernels.delta_rule.launch import MAX_REGISTERS, Inputs, Prepared, Settings, constants
+from optimized.kernels.delta_rule.launch import (
+    MAX_REGISTERS,
+    Inputs,
+    Prepared,
+    Settings,
+    carried_constants,
+    constants,
+)
 from optimized.kernels.delta_rule.pairs import pair_kernel
 from optimized.kernels.delta_rule.query_gradient import query_gradient_kernel
+from optimized.kernels.delta_rule.tiling import Tiles
 from optimized.kernels.precision import allocate_output
 
 __all__ = ["Cotangents", "Pairs", "Recomputed", "carry_cotangent", "key_gradients", "pair_gradients", "query_gradient"]
@@ -59,7 +67,7 @@ def carry_cotangent(
 ) -> Cotangents:
     """Returns the cotangents after every chunk, ``dr``, and the gradients of values and initial state."""
     D, (B, T, H, V), device = inputs.query.shape[3], inputs.value.shape, inputs.value.device
-    tiles = settings.tiling.carry
+    tiles = settings.tiling.carry_cotangent
     cotangents = Cotangents(
         torch.empty((table.num_chunks, H, D, V), dtype=torch.float32, device=device),
         allocate_output((B, T, H, V), dtype=settings.dtype, device=device),
@@ -71,7 +79,6 @@ def carry_cotangent(
     carry_cotangent_kernel[(table.num_sequences * H * triton.cdiv(V, tiles.block_v),)](
         inputs.query,
         inputs.key,
-        inputs.beta,
         table.sequences,
         *prepared,
         out_gradient,
@@ -85,11 +92,13 @@ def carry_cotangent(
         H,
         BLOCK_D=tiles.block_d,
         BLOCK_V=tiles.block_v,
+        V=inputs.value.shape[3],
         HAS_INITIAL=initial_dtype is not None,
         num_warps=tiles.num_warps,
         maxnreg=MAX_REGISTERS,
         num_stages=tiles.num_stages,
-        **_constants(inputs, table, settings),
+        **carried_constants(tiles, settings),
+        **constants(inputs, table, settings),
     )
     return cotangents
 
@@ -124,7 +133,7 @@ def pair_gradients(
         settings.scale,
         T,
         H,
-        **_gradient_constants(inputs, table, settings),
+        **_gradient_constants(inputs, table, settings, settings.tiling.pairs),
     )
     return pairs
 
@@ -162,7 +171,7 @@ def query_gradient(
         H,
         H // G,
         inputs.value.shape[3],
-        **_gradient_constants(inputs, table, settings),
+        **_gradient_constants(inputs, table, settings, settings.tiling.query_gradient),
     )
     return gradient, inflow
 
@@ -207,19 +216,15 @@ def key_gradients(
         H,
         H // G,
         inputs.value.shape[3],
-        **_gradient_constants(inputs, table, settings),
+        **_gradient_constants(inputs, table, settings, settings.tiling.key_gradient),
     )
     return gradients
 
 
-def _constants(inputs: Inputs, table: ChunkTable, settings: Settings) -> dict[str, Any]:
-    is_normalized = settings.norm_eps > 0
-    return constants(inputs, table, settings) | {"V": inputs.value.shape[3], "IS_NORMALIZED": is_normalized}
-
-
-def _gradient_constants(inputs: Inputs, table: ChunkTable, settings: Settings) -> dict[str, Any]:
-    tiles = settings.tiling.gradient
-    return _constants(inputs, table, settings) | {
+def _gradient_constants(inputs: Inputs, table: ChunkTable, settings: Settings, tiles: Tiles) -> dict[str, Any]:
+    return constants(inputs, table, settings) | {
+        "V": inputs.value.shape[3],
+        "IS_NORMALIZED": settings.norm_eps > 0,
         "BLOCK_D": tiles.block_d,
         "BLOCK_V": tiles.block_v,
         "num_warps": tiles.num_warps,

@@ -82,19 +82,23 @@ def floor_bytes(shape: TrafficShape) -> float:
 
 
 def forward_traffic(shape: TrafficShape) -> tuple[Traffic, ...]:
-    """Returns the traffic of ``prepare`` and ``carry_state``."""
+    """Returns the traffic of ``solve``, ``scores`` and ``carry_state``."""
     keys, values, norms = _row(shape.head_width, shape), _row(shape.value_width, shape), _norms(shape)
-    squares = 2 * _row(shape.chunk_size, shape)
-    sums = 2 * _FLOAT32
+    square, sums = _row(shape.chunk_size, shape), 3 * _FLOAT32
     return (
         Traffic(
-            kernel="prepare",
-            reads=2 * keys + _gates(shape),
-            writes=sums + squares + norms / shape.heads_per_key,
+            kernel="solve",
+            reads=keys + _gates(shape),
+            writes=sums + square + norms / 2 / shape.heads_per_key,
+        ),
+        Traffic(
+            kernel="scores",
+            reads=2 * keys + shape.gate_bytes + norms / 2,
+            writes=square + norms / 2 / shape.heads_per_key,
         ),
         Traffic(
             kernel="carry_state",
-            shared_reads=2 * keys + norms + sums + shape.gate_bytes + squares,
+            shared_reads=2 * keys + norms + sums + 2 * square,
             reads=values,
             writes=values,
         ),
@@ -113,13 +117,13 @@ def backward_traffic(shape: TrafficShape) -> tuple[Traffic, ...]:
     return (
         Traffic(
             kernel="carry_state",
-            shared_reads=keys + norms / 2 + sums + gate + square,
+            shared_reads=keys + norms / 2 + sums + _FLOAT32 + square,
             reads=values,
             writes=state + values,
         ),
         Traffic(
             kernel="carry_cotangent",
-            shared_reads=2 * keys + norms + sums + gate + 2 * square,
+            shared_reads=2 * keys + norms + sums + _FLOAT32 + 2 * square,
             reads=values,
             writes=state + 2 * values,
         ),
