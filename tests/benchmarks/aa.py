@@ -98,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(trials: Sequence[Trial]) -> str:
     """Returns verdicts, ratios, noise and rounds of trials in a few words."""
+    if not trials:
+        return "none was finished"
     verdicts = ", ".join(f"{name} {count}" for name, count in sorted(Counter(t.ratio.verdict for t in trials).items()))
     ratios = sorted(each.ratio.ratio for each in trials)
     noise = [100 * each.ratio.noise for each in trials]
