@@ -4,7 +4,7 @@ No autotuning: the same call always runs the same program. The chunk size is one
 since the backward pass reads the chunk inverses that the forward pass stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -114,8 +114,8 @@ def choose_tiling(
         dtype: storage format.
         arch: name of the architecture, or of the interpreter.
         is_aligned: whether rows of queries, keys and values can be copied to shared memory 16 bytes at a time.
-            Where they cannot, four warps read shared memory out of bounds on Hopper under Triton 3.6 (widths of 40
-            channels; compute-sanitizer names the product with the inverse), and eight do not.
+            Where they cannot, a build with four warps read shared memory out of bounds on an H100 (40 channels, ptxas
+            12.8, which is not used any more); such calls have the settings of eight warps from before.
     """
     block_d, block_v = padded_width(head_width), padded_width(value_width)
     if arch == INTERPRETER:
@@ -133,8 +133,8 @@ def choose_tiling(
         )
         gradient = Tiles(block_d=min(block_d, 64), block_v=16, num_warps=8, num_stages=1)
         return _uniform(chunk_size, Tiles(block_d=16, block_v=16, num_warps=8, num_stages=1), carry, gradient)
-    # With 16 columns, the products of 16-bit operands with the state read shared memory out of bounds on Hopper under
-    # Triton 3.6 (wrong columns or a fault; compute-sanitizer names the product): 32 are the fewest there.
+    # With 16 columns, the products of 16-bit operands with the state read shared memory out of bounds on an H100 under
+    # ptxas 12.8 (wrong columns or a fault). They were not run under a later one: 32 are the fewest.
     fewest = 32
     solve = Tiles(block_d=min(block_d, 32), block_v=16, num_warps=1, num_stages=3)
     columns = _columns(min(block_v, 64), fewest, value_width, num_states, num_multiprocessors)
@@ -144,18 +144,8 @@ def choose_tiling(
         gradient = Tiles(
             block_d=min(block_d, 64), block_v=min(block_v, 16 if is_wide else 32), num_warps=8, num_stages=1
         )
-        return DeltaRuleTiling(
-            chunk_size=chunk_size,
-            solve_precision="bf16x3",
-            solve=solve,
-            scores=Tiles(block_d=min(block_d, 64), block_v=16, num_warps=4, num_stages=2),
-            carry=carry,
-            carry_again=carry,
-            carry_cotangent=carry,
-            pairs=gradient,
-            query_gradient=gradient,
-            key_gradient=gradient,
-        )
+        scores = Tiles(block_d=min(block_d, 64), block_v=16, num_warps=4, num_stages=2)
+        return replace(_uniform(chunk_size, scores, carry, gradient), solve_precision="bf16x3", solve=solve)
     programs = num_states * -(-value_width // fewest)
     are_pairs = num_multiprocessors < programs <= 2 * num_multiprocessors
     gradient_columns = max(fewest, min(block_v, 64))
@@ -180,7 +170,7 @@ def choose_tiling(
 
 
 def _uniform(chunk_size: int, prepare: Tiles, carry: Tiles, gradient: Tiles) -> DeltaRuleTiling:
-    """Returns settings without reduced precision that kernels of one kind share."""
+    """Returns settings that kernels of one kind share, without reduced precision."""
     return DeltaRuleTiling(
         chunk_size=chunk_size,
         solve_precision="ieee",
