@@ -8,15 +8,19 @@ section 2.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from reference.checks import require_bounds, require_divisible, require_floats, require_shape
 from reference.l2_norm import l2_norm
 
 __all__ = ["GatedDeltaRuleOutput", "gated_delta_rule"]
+
+_STATE_ELEMENTS = 2**22
+"""States of so many elements together are kept for a gradient at a time."""
 
 
 class GatedDeltaRuleOutput(NamedTuple):
@@ -121,18 +125,71 @@ def _recurrence(
     scale: float,
     state: Tensor,
 ) -> GatedDeltaRuleOutput:
-    """The three lines of the definition; all tensors have H heads here."""
+    """The recurrence with all heads of the batch side by side; all tensors have H heads here.
+
+    A gradient needs the state before every token: those of a few tokens are made again where there are many, so that
+    memory does not grow by a state a token, whose cost would.
+    """
+    B, T, H, D = query.shape
+    V = value.shape[-1]
     decay = torch.ones_like(beta) if log_decay is None else log_decay.exp()
     written_key = beta.unsqueeze(-1) * key
-    rows = (query.unsqueeze(-2), key.unsqueeze(-2), value.unsqueeze(-2))
+    rows = (x.transpose(0, 1).reshape(T, B * H, 1, x.shape[-1]) for x in (query, key, value))
+    columns = (written_key.transpose(0, 1).reshape(T, B * H, D, 1), decay.transpose(0, 1).reshape(T, B * H, 1, 1))
+    steps = (*rows, *columns)
+    memory = state.reshape(B * H, D, V)
+    few = max(1, _STATE_ELEMENTS // max(1, B * H * D * V))
+    if few >= T:
+        out, memory = _tokens(memory, *steps)
+    else:
+        outs = []
+        for some in zip(*(torch.split(step, few) for step in steps), strict=True):
+            part, memory = _Remade.apply(memory, *some)  # type: ignore[no-untyped-call]  # torch
+            outs.append(part)
+        out = torch.cat(outs)
+    return GatedDeltaRuleOutput(scale * out.reshape(T, B, H, V).transpose(0, 1), memory.reshape(state.shape))
+
+
+def _tokens(
+    state: Tensor, query: Tensor, key: Tensor, value: Tensor, written_key: Tensor, decay: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the outputs, unscaled, and the last state: the definition's three lines, over the first dimension."""
+    outs = [torch.zeros_like(value[:0])]
     # unbind and not an index: the gradient of an index is a tensor of all tokens, for each of them.
-    steps = [x.unbind(1) for x in (*rows, written_key.unsqueeze(-1), decay[..., None, None])]
-    outs = [value[:, :0]]
+    steps = (x.unbind(0) for x in (query, key, value, written_key, decay))
     for q, k, v, written, g in zip(*steps, strict=True):
         state = g * state
-        state = state + written @ (v - k @ state)
-        outs.append((q @ state).transpose(1, 2))
-    return GatedDeltaRuleOutput(scale * torch.cat(outs, 1), state)
+        state = torch.baddbmm(state, written, torch.baddbmm(v, k, state, alpha=-1))
+        outs.append(torch.bmm(q, state).unsqueeze(0))
+    return torch.cat(outs), state
+
+
+class _Remade(torch.autograd.Function):
+    """``_tokens`` that keeps its arguments alone; a checkpoint of torch's calls Python for each tensor not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch hands its own node, which takes attributes)
+        *arguments: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(*arguments)
+        return _tokens(*arguments)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 (torch hands its own node, which takes attributes)
+        *cotangents: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        saved = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        arguments = [tensor.detach().requires_grad_(is_needed) for tensor, is_needed in saved]
+        with torch.enable_grad():
+            outputs = _tokens(*arguments)
+        needed = [argument for argument in arguments if argument.requires_grad]
+        # The last state does not depend on the queries: where only theirs are asked for, it has no gradient.
+        asked = [(x, cotangent) for x, cotangent in zip(outputs, cotangents, strict=True) if x.requires_grad]
+        gradients = iter(torch.autograd.grad([x for x, _ in asked], needed, [cotangent for _, cotangent in asked]))
+        return tuple(next(gradients) if argument.requires_grad else None for argument in arguments)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor | None, beta: Tensor) -> None:

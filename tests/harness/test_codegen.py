@@ -164,9 +164,13 @@ def test_examinations_are_printed_as_lines_of_json(tmp_path: Path, capsys: pytes
             {"matrix_product": True, "warp_products": 3},
             "has slow products: got 3 HMMA and 0 HGMMA with 4 warps",
         ),
+        (
+            {"matrix_product": True, "warp_products": 3, "num_warps": 2},
+            "has slow products: got 3 HMMA and 0 HGMMA with 2 warps",
+        ),
         ({"divided_by_turns": 1}, "divides by a loop's number of turns inside it: got 1 loops that do, expected 0"),
     ],
-    ids=["stack", "LDL", "STL", "shared", "HGMMA", "turns"],
+    ids=["stack", "LDL", "STL", "shared", "HGMMA", "two-warps", "turns"],
 )
 def test_gate_closes(needs: dict[str, Any], words: str) -> None:
     (sentence,) = gate(kernel(**needs))
@@ -178,11 +182,12 @@ def test_gate_closes(needs: dict[str, Any], words: str) -> None:
     [
         ({"shared_bytes": SHARED_BYTES_OF_HOPPER}, {}),
         ({"matrix_product": True, "warp_group_products": 1}, {}),
+        ({"matrix_product": True, "warp_products": 3, "num_warps": 1}, {}),
         ({"matrix_product": True}, {"dtype": "float32"}),
         ({"matrix_product": True}, {"head_dim": 96}),
         ({"stack_bytes": 8}, {"arch": "sm_100"}),
     ],
-    ids=["full-shared", "HGMMA", "float32", "width-96", "sm_100"],
+    ids=["full-shared", "HGMMA", "one-warp", "float32", "width-96", "sm_100"],
 )
 def test_gate_stays_open(needs: dict[str, Any], case: dict[str, Any]) -> None:
     assert gate(kernel(**needs), **case) == []

@@ -1,7 +1,8 @@
 """Compiles FlashAttention 4 as the adapter calls it, forward and backward, on any machine; one JSON line a kernel.
 
 A program of its own, because the architecture is read once per process: ``python -m tests.optimized.compile_flash4``
-for the whole grid on sm_90, with ``--arch sm_100`` for another, with ``--cases small`` for the few that a test reads.
+for the whole grid on sm_90, with ``--arch sm_100`` for another, with ``--cases daily`` for two of each width, which CI
+compiles, with ``--cases small`` for the few that a test reads.
 Tensors are fake ones on a GPU that is not there, so that nothing runs. Letters: D query/key head width, V value width.
 """
 
@@ -76,6 +77,10 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(D=64, V=64),
         Case(D=128, V=128, window=(None, 0), with_sinks=True, group=4),
         Case(D=192, V=128, window=(None, 0), is_packed=True),
+    ),
+    "daily": tuple(
+        Case(D=D, V=V, window=window, with_sinks=window == (256, 0), group=4)
+        for (D, V), window in itertools.product(_WIDTHS, ((None, 0), (256, 0)))
     ),
     "beside": (Case(D=128, V=128, window=(None, 0)),),
     "all": (*_GRID, *_OTHERS),

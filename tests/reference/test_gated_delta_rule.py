@@ -1,3 +1,4 @@
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -165,6 +166,28 @@ def test_gradients_hold_without_decay() -> None:
         return gated_delta_rule(query, key, value, None, beta, scale=0.7, initial_state=state)
 
     assert_gradcheck(function, (query, key, value, beta, state))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("asked", [None, "query", "key", "initial_state"])
+def test_states_that_are_made_again_change_nothing(
+    at_once: int, asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only one gradient is asked for, of which the last state may know nothing."""
+    inputs = delta_rule_inputs(2, 7, 2, 4, 3, 5)
+    inputs = inputs._make(
+        x.detach().requires_grad_(asked in {None, name}) for name, x in zip(inputs._fields, inputs, strict=True)
+    )
+    leaves = [x for x in inputs if x.requires_grad]
+
+    def results() -> list[Tensor]:
+        out, state = gated_delta_rule(*inputs[:5], scale=0.5, initial_state=inputs.initial_state)
+        loss = (out * torch.arange(5.0)).sum() + state.square().sum()
+        return [out.detach(), state.detach(), *torch.autograd.grad(loss, leaves)]
+
+    kept = results()
+    monkeypatch.setattr(sys.modules["reference.gated_delta_rule"], "_STATE_ELEMENTS", at_once * 2 * 4 * 3 * 5)
+    assert all(torch.equal(a, b) for a, b in zip(results(), kept, strict=True))
 
 
 REFUSALS: list[tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = [

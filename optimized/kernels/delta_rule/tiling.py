@@ -126,13 +126,15 @@ def choose_tiling(
             min(block_v, 16 if head_width > 128 else 32), 16, value_width, num_states, num_multiprocessors
         )
         carry = Tiles(
-            block_d=32 if head_width > 128 else 16,
+            block_d=min(block_d, 32),
             block_v=columns,
             num_warps=4 if columns == 16 and head_width <= 128 else 8,
             num_stages=1,
         )
         gradient = Tiles(block_d=min(block_d, 64), block_v=16, num_warps=8, num_stages=1)
-        return _uniform(chunk_size, Tiles(block_d=16, block_v=16, num_warps=8, num_stages=1), carry, gradient)
+        tiling = _uniform(chunk_size, Tiles(block_d=16, block_v=16, num_warps=8, num_stages=1), carry, gradient)
+        # Pieces of 16 channels spill where the state is carried, pieces of 32 where its cotangent is.
+        return tiling if head_width > 128 else replace(tiling, carry_cotangent=replace(carry, block_d=16))
     # With 16 columns, the products of 16-bit operands with the state read shared memory out of bounds on an H100 under
     # ptxas 12.8 (wrong columns or a fault). They were not run under a later one: 32 are the fewest.
     fewest = 32
