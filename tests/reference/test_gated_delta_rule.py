@@ -175,9 +175,8 @@ def test_states_that_are_made_again_change_nothing(
 ) -> None:
     """Also where only one gradient is asked for, of which the last state may know nothing."""
     inputs = delta_rule_inputs(2, 7, 2, 4, 3, 5)
-    inputs = inputs._make(
-        x.detach().requires_grad_(asked in {None, name}) for name, x in zip(inputs._fields, inputs, strict=True)
-    )
+    tensors = inputs._asdict().items()
+    inputs = DeltaRuleInputs(**{name: x.detach().requires_grad_(asked in {None, name}) for name, x in tensors})
     leaves = [x for x in inputs if x.requires_grad]
 
     def results() -> list[Tensor]:
