@@ -8,7 +8,8 @@ judges each on all its candidates in two ways, one process judging in either:
   budget of its own, the random executions of the budget one by one, Triton's interpreter as it comes.
 
 Both must give the same verdict of every tensor, or the command fails. Each case is taken in the order A B B A; the
-ratio is the median over the cases with its order-statistic interval, and that of all seconds.
+ratio is the median over the cases with its order-statistic interval, and that of all seconds. A profile of both ways
+ends it: what their records say of each phase, and what is left, which is other calls for relations and new processes.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import contextlib
 import functools
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -47,12 +49,14 @@ LIMIT = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One item both ways: seconds of each, in both rounds together, and how many cases were judged."""
+    """One item both ways: seconds of each, in both rounds together, how many cases were judged, seconds by phase."""
 
     item: Item
     judged: int
     ours_s: float
     plain_s: float
+    ours_phases: Counter[str]
+    plain_phases: Counter[str]
 
 
 class _One(Random):
@@ -136,14 +140,30 @@ def compared(item: Item, candidates: Mapping[str, Candidate]) -> Comparison:
         return records
 
     seconds: dict[Callable[[], list[Record]], float] = {ours: 0.0, plain: 0.0}
+    phases: dict[Callable[[], list[Record]], Counter[str]] = {ours: Counter(), plain: Counter()}
     found = []
     for arm in (ours, plain, plain, ours):
         started = time.perf_counter()
         found.append(arm())
         seconds[arm] += time.perf_counter() - started
+        phases[arm] += _by_phase(found[-1], inputs_are_shared=arm is ours)
     for other in found[1:]:
         _require_same(item, found[0], other)
-    return Comparison(item=item, judged=2 * len(found[0]), ours_s=seconds[ours], plain_s=seconds[plain])
+    return Comparison(
+        item=item, judged=2 * len(found[0]), ours_s=seconds[ours], plain_s=seconds[plain], ours_phases=phases[ours],
+        plain_phases=phases[plain],
+    )  # fmt: skip
+
+
+def _by_phase(records: Sequence[Record], *, inputs_are_shared: bool) -> Counter[str]:
+    """Returns seconds by phase; every record of one case names the making of the inputs that they share."""
+    sums: Counter[str] = Counter()
+    for index, record in enumerate(records):
+        phases = asdict(record.phases)
+        if index and inputs_are_shared:
+            del phases["inputs_s"]
+        sums.update(phases)
+    return sums
 
 
 def _require_same(item: Item, ones: Sequence[Record], others: Sequence[Record]) -> None:
@@ -181,6 +201,12 @@ def _summary(results: Sequence[Comparison]) -> int:
     # No noise beside it: each case ran both ways, and the limit is far from 1.
     case = compare([each.plain_s for each in results], [each.ours_s for each in results], noise=0.0)
     rates = f"ours {judged / ours:.2f}, plain loop {judged / plain:.2f}, ratio {plain / ours:.1f}"
+    for name, whole in (("ours", ours), ("plain loop", plain)):
+        phases = sum((each.ours_phases if name == "ours" else each.plain_phases for each in results), Counter())
+        shares = {phase.removesuffix("_s"): seconds / whole for phase, seconds in phases.items()}
+        shares["rest"] = 1 - sum(shares.values())
+        told = ", ".join(f"{phase} {share:.0%}" for phase, share in shares.items())
+        sys.stdout.write(f"profile, {name}, {whole:.0f} s: {told}\n")
     sys.stdout.write(
         f"judged cases per second: {rates}\n"
         f"ratio of a case: median {case.ratio:.1f}, {case.low:.1f} to {case.high:.1f} (limit {LIMIT:g}); "

@@ -77,8 +77,8 @@ def test_a_project_that_is_not_there_is_unsupported_by_name(tmp_path: Path, caps
         "CANDIDATES = (Candidate(name='other-decay', op='log_sigmoid_decay', load=lambda: None, recipe=RECIPE,\n"
         "    supports=lambda *tensors, **options: 'other: not installed'),)\n"
     )
-    asked = ["codegen", "--op", "log_sigmoid_decay", "--arch", "sm_90", "--jobs", "1", "--beside", str(plugin)]
-    assert main([*asked, "--out", str(tmp_path / "out")]) == 0
+    asked = ["codegen", "--op", "log_sigmoid_decay", "--quick", "--arch", "sm_90", "--jobs", "1"]
+    assert main([*asked, "--beside", str(plugin), "--out", str(tmp_path / "out")]) == 0
     assert "other-decay on sm_90: UNSUPPORTED: other: not installed" in capsys.readouterr().out
     data = json.loads((tmp_path / "out" / "codegen.json").read_text(encoding="utf-8"))
     ours = next(item for item in data["examinations"] if item["candidate"].startswith("triton-"))
@@ -121,7 +121,7 @@ def test_a_spill_that_is_injected_trips_the_gate_of_the_comparison(
             f"from tests.harness.codegen_plugin import candidate, {function}\n"
             f"CANDIDATES = (candidate('peer-silu', {function}),)\n"
         )
-        asked = ["codegen", "--op", "silu_mul", "--arch", "sm_90", "--jobs", "1", "--beside", str(plugin)]
+        asked = ["codegen", "--op", "silu_mul", "--quick", "--arch", "sm_90", "--jobs", "1", "--beside", str(plugin)]
         assert main([*asked, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / function)]) == 0
     assert main(["gate", str(tmp_path / "good"), "--baseline", baseline, "--update"]) == 0
     assert main(["gate", str(tmp_path / "good"), "--baseline", baseline]) == 0

@@ -98,9 +98,9 @@ def test_triton_declines_wide_heads_of_the_attention_layer() -> None:
 
 
 def test_triton_declines_wide_heads_of_the_delta_rule() -> None:
-    arguments, config = _call("gated_delta_net", {"head_v_dim": 1024})
+    arguments, config = _call("gated_delta_net", {"head_v_dim": 258})
     sentence = str(support.triton_gated_delta_net(*arguments, **config))
-    assert sentence.startswith("value: got V = 1024, expected at most ")
+    assert sentence.startswith("value: got V = 258, expected at most ")
     assert_refused(
         _function("gated_delta_net", "triton"), support.triton_gated_delta_net, *arguments, sentence=sentence, **config
     )
