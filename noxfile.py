@@ -100,10 +100,9 @@ def attest(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests; what follows `--` goes to pytest."""
     install(session, "report", "certify", "dev")
-    session.run(
-        "python", "-m", "pytest", "-n", "auto", "--maxprocesses", "8", "-m", "not slow and not gpu", *session.posargs,
-        env=ONE_THREAD,
-    )  # fmt: skip
+    # Groups: modules whose fixture is expensive stay in one process, which makes it once.
+    lanes = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup")
+    session.run("python", "-m", "pytest", *lanes, "-m", "not slow and not gpu", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(default=False)

@@ -22,26 +22,21 @@ BY_NAME = {item.name: item for item in CANDIDATES}
 
 @pytest.fixture
 def timed(odd_plugin: str) -> Callable[[str], Record]:
-    """Returns a function that times one of the odd candidates in a worker of its own."""
-
-    def measure(name: str) -> Record:
-        settings = Settings(plugin=odd_plugin)
-        with Worker(limit_s=60.0) as worker:
-            case = case_from_data(CASE)
-            return measure_speed(case, [BY_NAME[name]], worker, settings, Speed(repeats=5))[0]
-
-    return measure
+    """Returns a function that times the forward pass of one of the odd candidates in a worker of its own."""
+    return lambda name: measured(name, odd_plugin, Speed(repeats=5, phases=("forward",)))
 
 
-def test_a_right_kernel_has_a_time_for_every_phase(timed: Callable[[str], Record]) -> None:
-    record = timed("right")
+def measured(name: str, plugin: str, speed: Speed) -> Record:
+    with Worker(limit_s=60.0) as worker:
+        return measure_speed(case_from_data(CASE), [BY_NAME[name]], worker, Settings(plugin=plugin), speed)[0]
+
+
+def test_a_right_kernel_has_a_time_for_every_phase_with_the_noise_of_its_rounds_and_a_floor(odd_plugin: str) -> None:
+    record = measured("right", odd_plugin, Speed(repeats=5))
     assert [timing.phase for timing in record.timings] == ["forward", "backward", "forward+backward"]
-    assert all(timing.comparison and timing.comparison.baseline == BASELINE for timing in record.timings)
-
-
-def test_a_time_has_the_noise_of_its_own_rounds_and_a_floor_below_it(timed: Callable[[str], Record]) -> None:
-    for timing in timed("right").timings:
+    for timing in record.timings:
         assert timing.comparison is not None
+        assert timing.comparison.baseline == BASELINE
         assert timing.comparison.noise is not None
         assert timing.comparison.noise > 0
         assert timing.floor_us is not None
@@ -49,9 +44,7 @@ def test_a_time_has_the_noise_of_its_own_rounds_and_a_floor_below_it(timed: Call
 
 
 def test_what_is_timed_of_a_call_can_be_chosen(odd_plugin: str) -> None:
-    with Worker(limit_s=60.0) as worker:
-        speed = Speed(repeats=3, phases=("forward", "forward+backward"))
-        (record,) = measure_speed(case_from_data(CASE), [BY_NAME["right"]], worker, Settings(plugin=odd_plugin), speed)
+    record = measured("right", odd_plugin, Speed(repeats=3, phases=("forward", "forward+backward")))
     assert [timing.phase for timing in record.timings] == ["forward", "forward+backward"]
 
 

@@ -14,15 +14,13 @@ from harness.gpu import __main__ as campaign
 from harness.gpu.pack import pack
 from harness.gpu.runner import Outcome, read_outcomes, run_step
 from harness.gpu.steps import Plan, Step, steps
+from tests.harness.gpu.planted import script
+
+pytestmark = pytest.mark.xdist_group("gpu")
 
 
 def plan(folder: Path, *, is_rehearsal: bool = True) -> Plan:
     return Plan(folder=folder, is_rehearsal=is_rehearsal, jobs=1)
-
-
-def script(name: str, program: str, *, resume: str | None = None) -> Step:
-    words = ("-c", program)
-    return Step(name=name, words=words, minutes=1, resume=None if resume is None else ("-c", resume))
 
 
 def run(step: Step, folder: Path, *, limit_s: float = 60.0, before: Outcome | None = None) -> Outcome:
@@ -36,24 +34,9 @@ def is_alive(state: Path) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """Returns the folder and the exit code of a rehearsal with a planted failing step before two real ones."""
-    folder = tmp_path_factory.mktemp("gpu") / "campaign"
-
-    def with_a_failing_step(asked: Plan) -> list[Step]:
-        return [script("planted", "raise SystemExit('this step is broken')"), *steps(asked)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "steps", with_a_failing_step)
-        chosen = ["--steps", "planted,machine,bench-silu_mul", "--rehearse", "--jobs", "1"]
-        code = campaign.main([*chosen, "--out", str(folder), "--pack", str(folder.with_name("packed"))])
-    return folder, code
-
-
 def test_steps_after_a_failing_one_run(rehearsed: tuple[Path, int]) -> None:
     codes = {name: outcome.code for name, outcome in read_outcomes(rehearsed[0]).items()}
-    assert codes == {"planted": 1, "machine": 0, "bench-silu_mul": 0}
+    assert codes == {"planted": 1, "machine": 0, "smoke": 0, "bench-silu_mul": 0}
 
 
 def test_a_failing_step_fails_the_campaign(rehearsed: tuple[Path, int]) -> None:

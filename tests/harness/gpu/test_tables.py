@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 
-from harness.gpu import __main__ as campaign
 from harness.gpu import tables
 
+pytestmark = pytest.mark.xdist_group("gpu")
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu") / "campaign"
-    chosen = ["--steps", "machine,smoke,bench-silu_mul", "--rehearse", "--jobs", "1"]
-    campaign.main([*chosen, "--out", str(folder), "--candidate", "torch-rms-norm-bf16"])
-    return folder
+
+@pytest.fixture
+def folder(rehearsed: tuple[Path, int]) -> Path:
+    return rehearsed[0]
 
 
 def of_kernel(line: dict[str, Any]) -> dict[str, Any]:
@@ -23,20 +21,20 @@ def of_kernel(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_figure_of_a_rehearsal_is_one_of_its_records(
-    rehearsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [json.loads(each) for each in (rehearsed / "bench-silu_mul" / "benchmark.jsonl").read_text().splitlines()]
+    lines = [json.loads(each) for each in (folder / "bench-silu_mul" / "benchmark.jsonl").read_text().splitlines()]
     for name in ("machine/machine.json", "smoke/records.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_bytes((rehearsed / name).read_bytes())
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "bench-silu_mul").mkdir()
     written = [json.dumps(of_kernel(line)) for line in lines]
     (tmp_path / "bench-silu_mul" / "benchmark.jsonl").write_text("\n".join(written) + "\n", encoding="utf-8")
     assert tables.main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    machine = json.loads((rehearsed / "machine" / "machine.json").read_text(encoding="utf-8"))
+    machine = json.loads((folder / "machine" / "machine.json").read_text(encoding="utf-8"))
     assert f"{machine['ceilings']['copy_gb_s']:.0f} GB/s" in printed
-    records = (rehearsed / "smoke" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    records = (folder / "smoke" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert f"| rms_norm | bfloat16 | {len(records)} | {len(records)} |" in printed
     timed = [line for line in lines if "median_us" in line and line["arm"] == "torch-silu-mul-bf16"]
     assert timed
@@ -44,11 +42,11 @@ def test_every_figure_of_a_rehearsal_is_one_of_its_records(
         assert f"| {line['phase']} | triton-silu-mul-bf16 | {line['median_us']:.0f} (" in printed
 
 
-def test_an_attempt_that_was_put_aside_does_not_count(rehearsed: Path, tmp_path: Path) -> None:
+def test_an_attempt_that_was_put_aside_does_not_count(folder: Path, tmp_path: Path) -> None:
     for name in ("smoke", "smoke.1"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "records.jsonl").write_bytes((rehearsed / "smoke" / "records.jsonl").read_bytes())
-    assert tables.verdict_table([tmp_path]) == tables.verdict_table([rehearsed])
+        (tmp_path / name / "records.jsonl").write_bytes((folder / "smoke" / "records.jsonl").read_bytes())
+    assert tables.verdict_table([tmp_path]) == tables.verdict_table([folder])
 
 
 def test_an_arm_that_was_not_timed_is_told_with_its_reason(tmp_path: Path) -> None:
