@@ -45,13 +45,18 @@ def _product_tflop_s(size: int, dtype: torch.dtype, device: str) -> float:
 def _seconds(call: Callable[[], object], device: str, repeats: int = 15) -> float:
     """Returns the median on a GPU; on a CPU, which others share, the fastest.
 
-    A CPU without 16-bit products takes half a second for one of them, which is no ceiling: a few will do there.
+    A CPU without 16-bit products takes half a second for one of them, which is no ceiling: two calls will do there.
     """
     clock = device_seconds if device == "cuda" else host_seconds
-    for _ in range(3):
-        call()
     began = time.monotonic()
-    measured: list[float] = []
-    while len(measured) < repeats and (device == "cuda" or len(measured) < 3 or time.monotonic() - began < _LONG_S):
+
+    def is_over() -> bool:
+        return device != "cuda" and time.monotonic() - began > _LONG_S
+
+    for _ in range(3):
+        if not is_over():
+            call()
+    measured = [clock(call)]
+    while len(measured) < repeats and not is_over():
         measured.append(clock(call))
     return statistics.median(measured) if device == "cuda" else min(measured)
