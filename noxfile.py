@@ -100,8 +100,8 @@ def attest(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests; what follows `--` goes to pytest."""
     install(session, "report", "certify", "dev")
-    # Groups: modules whose fixture is expensive stay in one process, which makes it once.
-    lanes = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadgroup")
+    # Halves, of which what is left is taken over: a module stays in one process, which makes its fixtures once.
+    lanes = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
     session.run("python", "-m", "pytest", *lanes, "-m", "not slow and not gpu", *session.posargs, env=ONE_THREAD)
 
 

@@ -26,9 +26,6 @@ ATTENTION: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.xdist_group("codegen")
-
-
 @pytest.fixture(scope="module")
 def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """Surveys the plug-in once, and returns the exit code and the folder."""

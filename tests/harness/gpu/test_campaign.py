@@ -16,8 +16,6 @@ from harness.gpu.runner import Outcome, read_outcomes, run_step
 from harness.gpu.steps import Plan, Step, steps
 from tests.harness.gpu.planted import script
 
-pytestmark = pytest.mark.xdist_group("gpu")
-
 
 def plan(folder: Path, *, is_rehearsal: bool = True) -> Plan:
     return Plan(folder=folder, is_rehearsal=is_rehearsal, jobs=1)

@@ -8,8 +8,6 @@ import pytest
 
 from harness.gpu import tables
 
-pytestmark = pytest.mark.xdist_group("gpu")
-
 
 @pytest.fixture
 def folder(rehearsed: tuple[Path, int]) -> Path:
