@@ -127,8 +127,8 @@ def _recurrence(
 ) -> GatedDeltaRuleOutput:
     """The recurrence with all heads of the batch side by side; all tensors have H heads here.
 
-    A gradient needs the state before every token. Of a long sequence, those of a few tokens at a time are made again, so
-    that memory does not grow by a state with every token.
+    A gradient needs the state before every token. Of a long sequence, those of a few tokens at a time are made again,
+    so that memory does not grow by a state with every token.
     """
     B, T, H, D = query.shape
     V = value.shape[-1]
