@@ -201,8 +201,12 @@ def _summary(results: Sequence[Comparison]) -> int:
     # No noise beside it: each case ran both ways, and the limit is far from 1.
     case = compare([each.plain_s for each in results], [each.ours_s for each in results], noise=0.0)
     rates = f"ours {judged / ours:.2f}, plain loop {judged / plain:.2f}, ratio {plain / ours:.1f}"
-    for name, whole in (("ours", ours), ("plain loop", plain)):
-        phases = sum((each.ours_phases if name == "ours" else each.plain_phases for each in results), Counter())
+    profiles = (
+        ("ours", ours, [each.ours_phases for each in results]),
+        ("plain loop", plain, [each.plain_phases for each in results]),
+    )
+    for name, whole, found in profiles:
+        phases: Counter[str] = sum(found, Counter())
         shares = {phase.removesuffix("_s"): seconds / whole for phase, seconds in phases.items()}
         shares["rest"] = 1 - sum(shares.values())
         told = ", ".join(f"{phase} {share:.0%}" for phase, share in shares.items())
