@@ -5,9 +5,10 @@ unit in the last place at the lower end of a binade, the largest relative error 
 
 Random rounding is Monte-Carlo arithmetic (Parker 1997, "Monte Carlo arithmetic: exploiting randomness in
 floating-point arithmetic"; tools Verificarlo and Verrou) with one change: **the direction depends on the value**, a
-hash of its leading 24 significant bits and the sample's seed, never on its position. A real kernel rounds equal values
-alike and opposite values oppositely, so rows in which many softmax weights are equal err coherently; independent noise
-per element would call them faulty.
+hash of its leading bits and the sample's seed, never on its position. A real kernel rounds equal values alike and
+opposite values oppositely, so rows in which many softmax weights are equal err coherently; independent noise per
+element would call them faulty. What counts as equal is what the format makes equal: values that differ by a small part
+of its unit have the same rounding error but for that part, whatever their last bits in float32.
 
 The first axis of every tensor is the sample axis.
 """
@@ -48,6 +49,9 @@ _EXPONENT = 0x7FF0000000000000
 _SIGN_AND_EXPONENT = -0x0010000000000000
 _SUBNORMALS_MATTER = -100
 """Formats whose smallest normal exponent is above it: float16, whose softmax weights reach its subnormal range."""
+_BEYOND = 7
+"""Bits beyond a format's own by which values are told apart when they are rounded to it: rounding errors of values that
+agree in them differ by less than 2^-7 of a unit in the last place."""
 _MIX = -1640531535  # 2654435761 as a signed 32-bit integer, Knuth's multiplier
 _TO_UNIT = 2.0**-31
 
@@ -174,6 +178,7 @@ class Random:
         generator = torch.Generator().manual_seed(seed)
         self._multipliers = (torch.randint(-(2**30), 2**30, (samples,), generator=generator) * 2 + 1).to(torch.int32)
         self._offsets = torch.randint(-(2**31), 2**31, (samples,), generator=generator).to(torch.int32)
+        self._edges = torch.randint(0, 2**30, (samples,), generator=generator).to(torch.int32)
 
     def round(self, point: str, value: Tensor, fmt: str, *, keeps_exact: bool) -> Tensor:
         """Returns the value moved by up to half a unit in the last place, alike for equal values."""
@@ -186,7 +191,8 @@ class Random:
             signed_power = torch.sign(value) * signed_power.abs().clamp_min_(2.0**smallest)
         if keeps_exact and fmt != "float64":
             signed_power = torch.where(to_nearest(value, fmt) == value, 0.0, signed_power)
-        return self._noise(point, value).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
+        dropped = max(0, FORMAT_BITS["float32"][0] - bits - _BEYOND)
+        return self._noise(point, value, dropped).mul_(signed_power).mul_(scale * 2.0**-bits).add_(value)
 
     def accumulate(
         self, point: str, value: Tensor, gauge: Callable[[], Tensor], fmt: str, *, key: Tensor | None = None,
@@ -213,15 +219,28 @@ class Random:
         still = (steps == 0).all(0, keepdim=True) & (sized != 0)
         return torch.where(still, self._noise(point, sized).mul_(math.sqrt(3)), steps) if bool(still.any()) else steps
 
-    def _noise(self, point: str, value: Tensor) -> Tensor:
+    def _noise(self, point: str, value: Tensor, dropped: int = 0) -> Tensor:
         """Returns numbers in (-1, 1), a function of the magnitude of the value, the point and the sample alone.
 
         The callers multiply it by something that has the sign of the value: rounding to nearest is odd, and scores of
-        opposite keys are off by opposite amounts. Only the leading 24 bits count: equal weights that differ in the last
-        bits of float64 still round alike. The point counts, because two sums of equal value in different places of a
-        kernel are two sums. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing step.
+        opposite keys are off by opposite amounts. Only the leading ``24 - dropped`` bits count: equal weights that
+        differ in the last bits of float64 still round alike. The point counts, because two sums of equal value in
+        different places of a kernel are two sums. Multiply-add hashing (Dietzfelbinger et al. 1997) with one mixing
+        step.
         """
-        return self._hashed(point, value.to(torch.float32).view(torch.int32)).to(torch.float64).mul_(_TO_UNIT)
+        return self._hashed(point, self._leading(value, dropped)).to(torch.float64).mul_(_TO_UNIT)
+
+    def _leading(self, value: Tensor, dropped: int) -> Tensor:
+        """Returns the bits of float32 numbers without their last ones, cut at another place in every sample.
+
+        Values that are nearly alike are then parted by the cut in few samples, wherever they lie; a cut that stood
+        still would part the same ones in all.
+        """
+        bits = value.to(torch.float32).view(torch.int32)
+        if not dropped:
+            return bits
+        edges = (self._edges & ((1 << dropped) - 1)).to(bits.device).view(self.samples, *([1] * (bits.dim() - 1)))
+        return (bits + edges) >> dropped << dropped
 
     def _signs(self, point: str, value: Tensor, terms: int) -> Tensor:
         """Returns the direction (float32: -1, 1, or 0 for 0) in which each term of sums of so many terms errs.
@@ -230,10 +249,7 @@ class Random:
         at every addition, and opposite ones oppositely. The partial sum is longer than the term by a good part of the
         bits of the number of terms; terms that differ in fewer bits than that are equal here.
         """
-        dropped = max(0, terms.bit_length() - 2)
-        bits = value.to(torch.float32).view(torch.int32)
-        bits = (bits + (1 << dropped >> 1)) >> dropped << dropped
-        hashed = self._hashed(point, bits)
+        hashed = self._hashed(point, self._leading(value, max(0, terms.bit_length() - 2)))
         directions = (hashed >> 31).to(torch.float32).mul_(2).add_(1)
         return directions.mul_(torch.sign(value).to(torch.float32))
 

@@ -114,11 +114,30 @@ def test_samples_are_independent() -> None:
     assert correlations.abs().max().item() <= 5 / math.sqrt(COUNT)
 
 
-def test_neighbouring_values_are_rounded_independently() -> None:
-    start = 1 + torch.arange(COUNT, dtype=torch.float64)[None] * 2.0**-20
-    found = noise(Random(1, 5), start, "bfloat16").flatten()
+ALIKE = {fmt: 2.0 ** -(FORMAT_BITS[fmt][0] + 6) for fmt in ("float16", "tf32", "bfloat16")}
+"""The distance of two values between 1 and 2 that no sample takes for one: a 128th of a unit in the last place."""
+
+
+@pytest.mark.parametrize("fmt", ALIKE)
+def test_neighbouring_values_are_rounded_independently(fmt: str) -> None:
+    start = 1 + torch.arange(COUNT, dtype=torch.float64)[None] * ALIKE[fmt]
+    found = noise(Random(1, 5), start, fmt).flatten()
     correlation = torch.corrcoef(torch.stack([found[1:], found[:-1]]))[0, 1].item()
     assert abs(correlation) <= 5 / math.sqrt(COUNT)
+
+
+@pytest.mark.parametrize("fmt", ALIKE)
+def test_values_are_parted_in_as_many_samples_as_their_distance_tells(fmt: str) -> None:
+    """Wherever they lie: a grid that stood still would part some in all samples and others in none."""
+    samples, parted = 1024, 1 / 8
+    value = 1 + torch.rand(1, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(torch.float32)
+    rounding = Random(samples, 5)
+    there, here = (
+        noise(rounding, place.to(torch.float64).expand(samples, 64), fmt)
+        for place in (value, value + parted * ALIKE[fmt])
+    )
+    share = (there != here).to(torch.float64).mean(0)
+    assert (share - parted).abs().max().item() <= 5 * math.sqrt(parted * (1 - parted) / samples)
 
 
 def test_equal_values_round_alike_wherever_they_stand() -> None:
