@@ -113,7 +113,9 @@ class _Flash(torch.autograd.Function):
             top = torch.maximum(top, sink_logits)
         finite_top = torch.where(top == -torch.inf, 0.0, top)
         weights = logits.sub_(finite_top).exp_()
-        total = arithmetic.total("denominator", weights, -1, keepdim=True)
+        # Where a sink is far above every score, such weights are all that a row has.
+        kept = arithmetic.flushed("weights", weights)
+        total = arithmetic.total("denominator", kept, -1, keepdim=True)
         if sink_logits is not None:
             total = total + torch.exp(sink_logits - finite_top)
         seen = total > 0
@@ -123,7 +125,7 @@ class _Flash(torch.autograd.Function):
         )
         # Normalised by the stored LSE: kernels that take exp(score - lse) err so, and those that divide err less.
         row_scale = torch.where(seen, torch.exp(finite_top - lse), 0.0)
-        out, operand = _out(arithmetic, weights, row_scale, finite_top, values)
+        out, operand = _out(arithmetic, kept, row_scale, finite_top, values)
         ctx.saved = _Saved(  # type: ignore[attr-defined]  # contexts take any attribute
             query=queries, key=keys, value=values, weights=weights, stored_weights=operand,
             row_scale=row_scale,

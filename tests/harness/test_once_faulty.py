@@ -8,6 +8,7 @@ import torch
 
 from harness.cases import case_from_data
 from harness.emulators import attention, delta_rule_gate, gated_delta_rule
+from harness.emulators.arithmetic import Arithmetic
 from harness.emulators.rounding import Random
 from harness.inprocess import Here
 from harness.records import Verdict
@@ -39,6 +40,13 @@ def without_scores_again(patch: pytest.MonkeyPatch) -> None:
 
 def without_alike(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Random, "_leading", lambda self, value, dropped: value.to(torch.float32).view(torch.int32))  # noqa: ARG005 - the same
+
+
+def without_flushes_forward(patch: pytest.MonkeyPatch) -> None:
+    flushed = Arithmetic.flushed
+    patch.setattr(
+        Arithmetic, "flushed", lambda self, point, value: value if point == "weights" else flushed(self, point, value)
+    )
 
 
 ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
@@ -87,6 +95,15 @@ ONCE_FAULTY: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch],
             "value_dim": 96, "sinks": True, "key_mask": True, "scale": 1.0,
         },
         without_alike,
+    ),
+    "a row whose only key is so far below the sink that its exponential is flushed": (
+        "flash-sdpa-flushed-fp32",
+        {
+            "op": "flash_sdpa", "dtype": "float32", "layout": "fused", "regime": "massive", "seed": 1295026624,
+            "batch": 1, "query_tokens": 53, "key_tokens": 53, "key_heads": 2, "group": 2, "head_dim": 32,
+            "value_dim": 32, "is_causal": True, "window_size": 1, "sinks": True,
+        },
+        without_flushes_forward,
     ),
 }  # fmt: skip
 
