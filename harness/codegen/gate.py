@@ -3,8 +3,8 @@
 A spill costs global memory on every use, a program beyond the shared memory does not start at all, and a matrix product
 without the warp-group instruction runs at a fraction of Hopper's rate. A program of a single warp is excepted from the
 last: it is cut into tiles of 16 rows on purpose, of which the instruction of 64 rows would compute four times as many.
-These limits are Hopper's. A program that does not fit or compile, or that divides by 0 ahead of a loop, is a violation
-on every architecture.
+These limits are Hopper's. A program that does not fit or compile, that divides by 0 ahead of a loop, or whose
+running sums take their carries from the wrong lane, is a violation on every architecture.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ def _of_examination(item: Examination) -> Iterator[tuple[str, str, str]]:
         yield "", item.sentence, item.sentence
     for kernel in item.kernels:
         for kind, sentence in _of_kernel(kernel, item.case):
-            if item.arch != GATED_ARCH and kind not in {"shared", "turns"}:
+            if item.arch != GATED_ARCH and kind not in {"shared", "turns", "scans"}:
                 continue  # code for other architectures is not tuned, but it has to start, and to be defined
             yield kernel.key, kind, f"{kernel.kernel} {sentence}"
 
@@ -91,6 +91,9 @@ def _of_kernel(kernel: CompiledKernel, case: Mapping[str, Any]) -> Iterator[tupl
     if kernel.divided_by_turns:
         got = f"{kernel.divided_by_turns} loops that do, expected 0"
         yield "turns", f"divides by a loop's number of turns inside it: got {got}: undefined where it has none"
+    if kernel.torn_scans:
+        got = f"{kernel.torn_scans} running sums that do, expected 0"
+        yield "scans", f"goes on in further registers beside lanes that repeat others: got {got}: carries are wrong"
     is_cut_for_groups = kernel.matrix_product and kernel.num_warps > 1
     if is_cut_for_groups and not code.warp_group_products and _asks_for_warp_groups(case):
         got = f"{code.warp_products} HMMA and 0 HGMMA with {kernel.num_warps} warps"

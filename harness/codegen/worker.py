@@ -21,6 +21,7 @@ from harness.codegen.loops import loops_divided_by_turns
 from harness.codegen.machine_code import MachineCode, read_machine_code
 from harness.codegen.offline import Launch, compiling, launches_something
 from harness.codegen.results import CompiledKernel
+from harness.codegen.scans import torn_scans
 from harness.wire import receive, send
 from harness.worker import Call, prepare
 from optimized.candidate import Candidate
@@ -141,6 +142,7 @@ def _read(launch: Launch) -> CompiledKernel:
         matrix_product="tt.dot" in kernel.asm["ttir"],
         code=_codes[kernel.hash],
         divided_by_turns=loops_divided_by_turns(kernel.asm["ttir"]),
+        torn_scans=torn_scans(kernel.asm["ttgir"]),
     )
 
 

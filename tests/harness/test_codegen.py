@@ -42,7 +42,13 @@ def examined(surveyed: tuple[int, Path]) -> dict[str, dict[str, Any]]:
 
 
 def kernel(
-    *, matrix_product: bool = False, num_warps: int = 4, shared_bytes: int = 0, divided_by_turns: int = 0, **code: Any
+    *,
+    matrix_product: bool = False,
+    num_warps: int = 4,
+    shared_bytes: int = 0,
+    divided_by_turns: int = 0,
+    torn_scans: int = 0,
+    **code: Any,
 ) -> CompiledKernel:
     """Returns a kernel that needs nothing, but for what is given."""
     nothing = MachineCode(
@@ -53,7 +59,7 @@ def kernel(
     return CompiledKernel(
         kernel="file.f", key="key", signature={}, constants={}, num_warps=num_warps, num_stages=1,
         shared_bytes=shared_bytes, matrix_product=matrix_product, code=replace(nothing, **code),
-        divided_by_turns=divided_by_turns,
+        divided_by_turns=divided_by_turns, torn_scans=torn_scans,
     )  # fmt: skip
 
 
@@ -169,8 +175,9 @@ def test_examinations_are_printed_as_lines_of_json(tmp_path: Path, capsys: pytes
             "has slow products: got 3 HMMA and 0 HGMMA with 2 warps",
         ),
         ({"divided_by_turns": 1}, "divides by a loop's number of turns inside it: got 1 loops that do, expected 0"),
+        ({"torn_scans": 4}, "beside lanes that repeat others: got 4 running sums that do, expected 0"),
     ],
-    ids=["stack", "LDL", "STL", "shared", "HGMMA", "two-warps", "turns"],
+    ids=["stack", "LDL", "STL", "shared", "HGMMA", "two-warps", "turns", "scans"],
 )
 def test_gate_closes(needs: dict[str, Any], words: str) -> None:
     (sentence,) = gate(kernel(**needs))
@@ -198,9 +205,12 @@ def test_shared_memory_is_limited_on_every_architecture() -> None:
     assert "does not fit" in sentence
 
 
-def test_a_division_by_turns_is_undefined_on_every_architecture() -> None:
-    (sentence,) = gate(kernel(divided_by_turns=1), arch="sm_100")
-    assert "divides by" in sentence
+@pytest.mark.parametrize(
+    ("needs", "words"), [({"divided_by_turns": 1}, "divides by"), ({"torn_scans": 1}, "carries are wrong")]
+)
+def test_what_is_wrong_is_so_on_every_architecture(needs: dict[str, int], words: str) -> None:
+    (sentence,) = gate(kernel(**needs), arch="sm_100")
+    assert words in sentence
 
 
 def test_one_kernel_of_many_cases_is_one_violation() -> None:

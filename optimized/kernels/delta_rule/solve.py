@@ -4,7 +4,8 @@ It also sums the decays and computes the factors that normalise keys. A chunk is
 and a program is a single warp: tiles above the diagonal are never formed, and a matrix instruction of four warps, which
 has 64 rows, would do eight times the arithmetic. An exponent is a sum of its own tokens, never a difference of two sums
 from the start: inside a tile of the diagonal as such, elsewhere in three parts, from the start of the row's tile, of
-the tiles in between, and to the end of the column's tile.
+the tiles in between, and to the end of the column's tile. Such sums are products with a triangle of ones: for a running
+sum, Triton takes carries from the wrong lane in the layout that keys are loaded in, where lanes repeat others.
 
 Products of keys are of the stored ones, and a sum over the channels of a row is multiplied by the row's factor
 afterwards. Rounding to the storage format: the stored inverse, which is an operand of the next kernels. Formulas and
@@ -23,6 +24,7 @@ from optimized.kernels.precision import to_operand, to_stored
 __all__ = ["solve_kernel"]
 
 _TILE = tl.constexpr(16)
+_LEAST = tl.constexpr(-1e30)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
@@ -88,12 +90,15 @@ def solve_kernel(  # noqa: C901, PLR0912, PLR0915 (a kernel is one function: wha
     With ``NORM_EPS`` the first head of a group also stores the factors of the keys, ``(B, T, G)``.
     """
     TILES: tl.constexpr = CHUNK // _TILE
+    # Beside a factor of 1, two parts of 11 bits are all but the last two bits of a decay.
+    DECAY_PRECISION: tl.constexpr = "ieee" if SOLVE_PRECISION == "ieee" else "tf32x3"
     program = tl.cast(tl.program_id(0), tl.int64)
     head = program % H
     key_head = head // HEADS_PER_KEY
     batch, first, stop = locate_chunk(chunks, program // H, T, CHUNK, IS_PACKED)
     row = tl.arange(0, _TILE)
     is_later = row[:, None] > row[None, :]
+    is_reached = row[:, None] >= row[None, :]
     first_row = batch * T + first
     gate = first_row * H + head
     key_base = key + batch * key_strides[0] + key_head * key_strides[2] + first * key_strides[1]
@@ -134,9 +139,11 @@ def solve_kernel(  # noqa: C901, PLR0912, PLR0915 (a kernel is one function: wha
         decays = tl.load(log_decay + gate + token * H, mask=is_row, other=0.0).to(tl.float32)
         left = tl.load(beta + gate + token * H, mask=is_row, other=0.0).to(tl.float32)
         tl.store(rates + sums + token, left)
-        between = tl.cumsum(tl.where(is_later, decays[:, None], 0.0), axis=0)
+        # A decay to zero is finite here, whose product with 0 is 0.
+        own = tl.where(is_later, tl.maximum(decays, _LEAST)[:, None], 0.0)
+        between = tl.dot(tl.where(is_reached, 1.0, 0.0), own, input_precision=DECAY_PRECISION)
         weights = tl.where(is_later, tl.exp(between), 0.0)
-        before = before + (tl.cumsum(decays, axis=0),)  # noqa: RUF005 (Triton builds no starred tuples)
+        before = before + (tl.sum(tl.where(is_reached, decays[None, :], 0.0), axis=1),)  # noqa: RUF005 (Triton builds no starred tuples)
         after = after + (tl.sum(tl.where(row[:, None] == _TILE - 1, between, 0.0), axis=0),)  # noqa: RUF005 (Triton builds no starred tuples)
         whole = whole + (tl.sum(decays, axis=0),)  # noqa: RUF005 (Triton builds no starred tuples)
         if NORM_EPS > 0:
