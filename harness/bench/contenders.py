@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.bench.peers import PEERS, keep_buffers
+from harness.bench.peers import PEERS, prepare_compiler
 from harness.candidates import find_candidates
 from optimized.candidate import Candidate, Recipe
 
@@ -53,7 +53,7 @@ def contenders(op: str, dtype: str, device: str) -> list[Contender]:
 
 def _compiled(candidate: Candidate) -> Callable[[], Callable[..., Any]]:
     def load() -> Callable[..., Any]:
-        keep_buffers()
+        prepare_compiler()
         made: Callable[..., Any] = torch.compile(candidate.load())
         return made
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PEERS", "Peer", "keep_buffers"]
+__all__ = ["PEERS", "Peer", "prepare_compiler"]
 
 Call = Callable[..., Any]
 Window = tuple[int | None, int | None]
@@ -20,10 +20,17 @@ Result = tuple[Tensor, Tensor | None]
 Peer = Callable[[], Call]
 
 
-def keep_buffers() -> None:
-    """Has compiled functions keep the buffers of their backward, which is timed again and again on one graph."""
-    config: Any = importlib.import_module("torch._functorch.config")
-    config.donated_buffer = False
+def prepare_compiler() -> None:
+    """Sets up ``torch.compile`` for timing: what it makes is compiled at every shape, and an error where it is not.
+
+    After eight shapes it runs a function as plain torch, in silence: flex_attention took seventy times its time at the
+    fifth shape of a benchmark. And the buffers of a backward pass stay: it is timed again and again on one graph.
+    """
+    functions: Any = importlib.import_module("torch._functorch.config")
+    functions.donated_buffer = False
+    graphs: Any = importlib.import_module("torch._dynamo.config")
+    graphs.recompile_limit = graphs.accumulated_recompile_limit
+    graphs.fail_on_recompile_limit_hit = True
 
 
 def _sdpa() -> Call:
@@ -62,7 +69,7 @@ def _flash4() -> Call:
 
 def _flex() -> Call:
     """The flex_attention of torch, compiled, with a block mask for the window; no sinks."""
-    keep_buffers()
+    prepare_compiler()
     flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
     # For every shape by itself: torch 2.11 does not compile it for sizes that are not known.
     compiled: Call = torch.compile(flex.flex_attention, dynamic=False)

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.config as graphs
+import torch._functorch.config as functions
 from torch import Tensor
 
 from harness.bench.calls import PHASES
 from harness.bench.contenders import Contender
 from harness.bench.inputs import timed_inputs
 from harness.bench.parts import PartJudge
-from harness.bench.peers import PEERS
+from harness.bench.peers import PEERS, prepare_compiler
 from harness.bench.shapes import REHEARSED, TIMED, standard_cases
 from harness.bench.standard import BEYOND, Bench
 from harness.operations.case import Case
@@ -83,6 +85,26 @@ def test_all_standard_shapes_are_cases() -> None:
 
 def test_peers_are_of_timed_operations() -> None:
     assert PEERS.keys() <= TIMED.keys()
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_what_is_compiled_is_compiled_at_every_shape(*, is_prepared: bool) -> None:
+    """Without it, torch gives up at its limit and says nothing."""
+    shapes = []
+
+    def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+        shapes.append(examples[0].shape)
+        return graph.forward
+
+    torch._dynamo.reset()
+    kept: dict[str, Any] = {"recompile_limit": 8, "fail_on_recompile_limit_hit": False}
+    with graphs.patch(kept), functions.patch(donated_buffer=functions.donated_buffer):
+        if is_prepared:
+            prepare_compiler()
+        doubled = torch.compile(lambda x: 2 * x, backend=backend, dynamic=False)
+        for size in range(1, 13):
+            doubled(torch.ones(size))
+    assert len(shapes) == (12 if is_prepared else 8)
 
 
 def test_ours_gets_no_time_without_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
