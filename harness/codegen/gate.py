@@ -93,7 +93,7 @@ def _of_kernel(kernel: CompiledKernel, case: Mapping[str, Any]) -> Iterator[tupl
         yield "turns", f"divides by a loop's number of turns inside it: got {got}: undefined where it has none"
     if kernel.torn_scans:
         got = f"{kernel.torn_scans} running sums that do, expected 0"
-        yield "scans", f"goes on in further registers beside lanes that repeat others: got {got}: carries are wrong"
+        yield "scans", f"goes on in further registers beside lanes that repeat others: got {got}: wrong in Triton 3.6"
     is_cut_for_groups = kernel.matrix_product and kernel.num_warps > 1
     if is_cut_for_groups and not code.warp_group_products and _asks_for_warp_groups(case):
         got = f"{code.warp_products} HMMA and 0 HGMMA with {kernel.num_warps} warps"

@@ -31,7 +31,7 @@ class CompiledKernel:
         matrix_product: whether the source multiplies matrices (``tl.dot``), whatever the compiler made of it.
         code: figures of the machine code.
         divided_by_turns: loops that divide by how often they turn, which is undefined where they do not.
-        torn_scans: running sums whose carries Triton 3.6 takes from a wrong lane.
+        torn_scans: running sums in a layout in which Triton 3.6 takes carries from a wrong lane.
         phase: ``forward`` or ``backward``.
         launches: how often the call launches it; 0 for a setting that autotuning only tries.
         programs: programs of these launches.

@@ -1,11 +1,12 @@
-"""Reads Triton's code for running sums that it lowers wrongly: whose carries come from another lane.
+"""Reads Triton's code for running sums that Triton 3.6 lowers wrongly: whose carries come from another lane.
 
 A running sum along an axis that is longer than what the lanes of a warp hold at once goes on in further registers, and
 the last lane of one stretch hands its sum to the next. Where lanes hold the same elements as others, because a layout
 has more of them along another axis than the tensor has elements, Triton 3.6 takes the sum from a lane in the middle: on
 an H100, 16 by 16 sums down the rows in eight lanes of rows and four of columns, two of which repeat the others, lost
-rows 4 to 7 of what rows 8 and on should have. No kernel asks for such a layout; the compiler moves a sum into it to
-spare a conversion, so that the next kernel that is fused with a sum may have it.
+rows 4 to 7 of what rows 8 and on should have. In the code of Triton 3.9 the lane is the right one, but torch 2.11
+brings 3.6. No kernel asks for such a layout; the compiler moves a sum into it to spare a conversion, so that the next
+kernel that is fused with a sum may have it.
 """
 
 import re

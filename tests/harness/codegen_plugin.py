@@ -1,4 +1,4 @@
-"""A plug-in whose Triton kernels are good, too greedy in two ways, undefined, or do not compile."""
+"""A plug-in whose Triton kernels are good, too greedy in two ways, undefined, miscompiled, or do not compile."""
 
 from collections.abc import Callable
 
@@ -50,6 +50,16 @@ def divided_kernel(
     tl.store(out_pointer + tl.arange(0, BLOCK), total)
 
 
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not annotated
+def torn_kernel(gate_pointer: tl.tensor, x_pointer: tl.tensor, out_pointer: tl.tensor) -> None:
+    row, column, channel = tl.arange(0, 16), tl.arange(0, 16), tl.arange(0, 32)
+    keys = tl.load(x_pointer + row[:, None] * 32 + channel[None, :]).to(tl.float32)
+    decays = tl.load(gate_pointer + row).to(tl.float32)
+    sums = tl.cumsum(tl.where(row[:, None] > column[None, :], decays[:, None], 0.0), axis=0)
+    weights = tl.exp(sums) * tl.sum(keys * keys, axis=1)[:, None]
+    tl.store(out_pointer + row, tl.sum(weights, axis=1))
+
+
 def good(gate: Tensor, x: Tensor) -> Tensor:
     """Launches a kernel that needs little."""
     out = torch.empty_like(x)
@@ -75,6 +85,13 @@ def divided(gate: Tensor, x: Tensor) -> Tensor:
     """Launches a kernel whose loop divides by how often it turns."""
     out = torch.empty_like(x)
     divided_kernel[(1,)](gate, out, x.numel(), BLOCK=1024, PARTS=2)
+    return out
+
+
+def torn(gate: Tensor, x: Tensor) -> Tensor:
+    """Launches a kernel whose running sum takes the layout that wider rows were loaded in, in which lanes repeat."""
+    out = torch.empty_like(x)
+    torn_kernel[(1,)](gate, x, out, num_warps=1)
     return out
 
 
@@ -110,5 +127,6 @@ CANDIDATES = (
     candidate("too-large", too_large),
     candidate("broken", broken),
     candidate("divided", divided),
+    candidate("torn", torn),
     candidate("plain", plain),
 )

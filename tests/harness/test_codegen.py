@@ -116,7 +116,12 @@ def test_matrix_product_of_hopper_is_the_warp_group_instruction(examined: dict[s
 
 def test_planted_loop_that_divides_by_its_turns_is_counted(examined: dict[str, dict[str, Any]]) -> None:
     turns = {name: [kernel["divided_by_turns"] for kernel in item["kernels"]] for name, item in examined.items()}
-    assert turns == {"good": [0], "spilling": [0], "too-large": [0], "broken": [], "divided": [1]}
+    assert turns == {"good": [0], "spilling": [0], "too-large": [0], "broken": [], "divided": [1], "torn": [0]}
+
+
+def test_planted_running_sum_beside_repeating_lanes_is_counted(examined: dict[str, dict[str, Any]]) -> None:
+    scans = {name: [kernel["torn_scans"] for kernel in item["kernels"]] for name, item in examined.items()}
+    assert scans == {"good": [0], "spilling": [0], "too-large": [0], "broken": [], "divided": [0], "torn": [1]}
 
 
 def test_settings_of_a_launch_are_recorded(examined: dict[str, dict[str, Any]]) -> None:
@@ -132,7 +137,7 @@ def test_kernel_that_does_not_compile_is_an_error_even_where_the_candidate_hides
 
 
 def test_candidate_without_a_kernel_is_left_out(examined: dict[str, dict[str, Any]]) -> None:
-    assert set(examined) == {"good", "spilling", "too-large", "broken", "divided"}
+    assert set(examined) == {"good", "spilling", "too-large", "broken", "divided", "torn"}
 
 
 def test_table_has_a_line_per_kernel(surveyed: tuple[int, Path]) -> None:
@@ -143,6 +148,7 @@ def test_table_has_a_line_per_kernel(surveyed: tuple[int, Path]) -> None:
         ("spilling", "codegen_plugin.good_kernel"),
         ("too-large", "codegen_plugin.product_kernel"),
         ("divided", "codegen_plugin.divided_kernel"),
+        ("torn", "codegen_plugin.torn_kernel"),
     }
 
 
@@ -206,7 +212,7 @@ def test_shared_memory_is_limited_on_every_architecture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "words"), [({"divided_by_turns": 1}, "divides by"), ({"torn_scans": 1}, "carries are wrong")]
+    ("needs", "words"), [({"divided_by_turns": 1}, "divides by"), ({"torn_scans": 1}, "wrong in Triton 3.6")]
 )
 def test_what_is_wrong_is_so_on_every_architecture(needs: dict[str, int], words: str) -> None:
     (sentence,) = gate(kernel(**needs), arch="sm_100")

@@ -5,7 +5,7 @@ and a program is a single warp: tiles above the diagonal are never formed, and a
 has 64 rows, would do eight times the arithmetic. An exponent is a sum of its own tokens, never a difference of two sums
 from the start: inside a tile of the diagonal as such, elsewhere in three parts, from the start of the row's tile, of
 the tiles in between, and to the end of the column's tile. Such sums are products with a triangle of ones: for a running
-sum, Triton takes carries from the wrong lane in the layout that keys are loaded in, where lanes repeat others.
+sum, Triton 3.6 takes carries from the wrong lane in the layout that keys are loaded in, where lanes repeat others.
 
 Products of keys are of the stored ones, and a sum over the channels of a row is multiplied by the row's factor
 afterwards. Rounding to the storage format: the stored inverse, which is an operand of the next kernels. Formulas and
