@@ -214,7 +214,7 @@ def test_shared_memory_is_limited_on_every_architecture() -> None:
 @pytest.mark.parametrize(
     ("needs", "words"), [({"divided_by_turns": 1}, "divides by"), ({"torn_scans": 1}, "wrong in Triton 3.6")]
 )
-def test_what_is_wrong_is_so_on_every_architecture(needs: dict[str, int], words: str) -> None:
+def test_what_is_wrong_is_so_on_every_architecture(needs: dict[str, Any], words: str) -> None:
     (sentence,) = gate(kernel(**needs), arch="sm_100")
     assert words in sentence
 
