@@ -98,5 +98,5 @@ def _of_bases(register: list[tuple[int, ...]], lane: list[tuple[int, ...]], warp
     What a register or a warp adds beyond the lanes is further registers, conservatively.
     """
     axes = range(len((register or lane or warp)[0]))
-    held = tuple(1 + max((basis[axis] for basis in lane), default=0) for axis in axes)
+    held = tuple(1 + sum(basis[axis] for basis in lane) for axis in axes)
     return _Lanes(held, has_twins=any(not any(basis) for basis in lane), lanes=None)

@@ -55,6 +55,7 @@ def test_carries_beside_lanes_that_repeat_others_are_found(layout: str, shape: s
         ("#line", "16", 0),
         ("#line", "64", 0),  # carried, and no lane repeats another
         ("#bits", "16x8", 0),
+        ("#twins", "8x8", 0),
         ("#ttg.slice<{dim = 1, parent = #long}>", "16", 0),
     ],
 )

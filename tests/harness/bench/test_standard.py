@@ -96,7 +96,7 @@ def test_what_is_compiled_is_compiled_at_every_shape(*, is_prepared: bool) -> No
         shapes.append(examples[0].shape)
         return graph.forward
 
-    torch._dynamo.reset()
+    torch._dynamo.reset()  # what the other call of this test has compiled is kept by the lambda's code
     kept: dict[str, Any] = {"recompile_limit": 8, "fail_on_recompile_limit_hit": False}
     with graphs.patch(kept), functions.patch(donated_buffer=functions.donated_buffer):
         if is_prepared:
