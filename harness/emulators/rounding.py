@@ -8,7 +8,8 @@ floating-point arithmetic"; tools Verificarlo and Verrou) with one change: **the
 hash of its leading bits and the sample's seed, never on its position. A real kernel rounds equal values alike and
 opposite values oppositely, so rows in which many softmax weights are equal err coherently; independent noise per
 element would call them faulty. What counts as equal is what the format makes equal: values that differ by a small part
-of its unit have the same rounding error but for that part, whatever their last bits in float32.
+of its unit have the same rounding error but for that part, unless a tie lies between them, whatever their last bits in
+float32.
 
 The first axis of every tensor is the sample axis.
 """
@@ -50,8 +51,8 @@ _SIGN_AND_EXPONENT = -0x0010000000000000
 _SUBNORMALS_MATTER = -100
 """Formats whose smallest normal exponent is above it: float16, whose softmax weights reach its subnormal range."""
 _BEYOND = 7
-"""Bits beyond a format's own by which values are told apart when they are rounded to it: rounding errors of values that
-agree in them differ by less than 2^-7 of a unit in the last place."""
+"""Bits beyond a format's own by which values are told apart when they are rounded to it: values that agree in them
+differ by less than 2^-7 of a unit in the last place, and so do their rounding errors, unless a tie lies between them."""
 _MIX = -1640531535  # 2654435761 as a signed 32-bit integer, Knuth's multiplier
 _TO_UNIT = 2.0**-31
 

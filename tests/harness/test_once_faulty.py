@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from harness.cases import case_from_data
-from harness.emulators import attention, delta_rule_gate, gated_delta_rule
+from harness.emulators import attention, delta_rule_gate, gated_delta_rule, rounding
 from harness.emulators.arithmetic import Arithmetic
-from harness.emulators.rounding import Random
+from harness.emulators.rounding import FORMAT_BITS, Random
 from harness.inprocess import Here
 from harness.records import Verdict
 from harness.verify import Settings, verify
@@ -39,7 +38,7 @@ def without_scores_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_alike(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Random, "_leading", lambda self, value, dropped: value.to(torch.float32).view(torch.int32))  # noqa: ARG005 - the same
+    patch.setattr(rounding, "_BEYOND", FORMAT_BITS["float32"][0])  # all bits of float32 tell values apart
 
 
 def without_flushes_forward(patch: pytest.MonkeyPatch) -> None:
