@@ -23,8 +23,9 @@ Peer = Callable[[], Call]
 def prepare_compiler() -> None:
     """Sets up ``torch.compile`` for timing: what it makes is compiled at every shape, and an error where it is not.
 
-    After eight compilations it runs a function as plain torch, in silence: at the fifth shape of a benchmark on an H100,
-    flex_attention took seventy times as long as our Triton kernel. And the buffers of a backward pass stay: it is timed again and again on one graph.
+    After eight compilations it runs a function as plain torch, in silence: at the fifth shape of a benchmark on an
+    H100, flex_attention took seventy times as long as our Triton kernel. And the buffers of a backward pass stay: it is
+    timed again and again on one graph.
     """
     functions: Any = importlib.import_module("torch._functorch.config")
     functions.donated_buffer = False

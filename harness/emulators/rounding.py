@@ -52,7 +52,7 @@ _SUBNORMALS_MATTER = -100
 """Formats whose smallest normal exponent is above it: float16, whose softmax weights reach its subnormal range."""
 _BEYOND = 7
 """Bits beyond a format's own by which values are told apart when they are rounded to it: values that agree in them
-differ by less than 2^-7 of a unit in the last place, and so do their rounding errors, unless a tie lies between them."""
+differ by less than 2^-7 of a unit in the last place, and so do their rounding errors unless a tie lies between."""
 _MIX = -1640531535  # 2654435761 as a signed 32-bit integer, Knuth's multiplier
 _TO_UNIT = 2.0**-31
 
